@@ -1,0 +1,23 @@
+"""Dense semantic correspondence with Recurrent Transformer Networks in JAX."""
+
+from rtn_jax.affine import warp_image
+from rtn_jax.checkpoints import load, save
+from rtn_jax.config import Config, Level
+from rtn_jax.model import Features, Output, apply, encode, match, transfer_keypoints
+from rtn_jax.params import Params, init
+
+__all__ = [
+    "Config",
+    "Features",
+    "Level",
+    "Output",
+    "Params",
+    "apply",
+    "encode",
+    "init",
+    "load",
+    "match",
+    "save",
+    "transfer_keypoints",
+    "warp_image",
+]

@@ -1,0 +1,133 @@
+"""The field of local affine transformations that the network estimates.
+
+A field `[b, h, w, 2, 3]` holds `[A | t]` for every cell, rows and columns in the order x, y. At grid position `p` it
+takes `p + o` to `p + A o + t`: `A` in cells, `t` in normalised units (see `coordinates`), so that a field can move to a
+finer grid with its values unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rtn_jax.coordinates import Normalization, Shape, denormalize_vectors, pixel_grid, window_offsets
+from rtn_jax.sampling import Border, bilinear_sample, resize_bilinear
+
+
+def identity_field(batch: int, shape: Shape, dtype: Any = jnp.float32) -> Float[Array, "b h w 2 3"]:
+    """The field that moves nothing: `A = I`, `t = 0` everywhere."""
+    return jnp.broadcast_to(jnp.eye(2, 3, dtype=dtype), (batch, *shape, 2, 3))
+
+
+def add_residual(field: Float[Array, "b h w 2 3"], residual: Float[Array, "b h w 6"]) -> Float[Array, "b h w 2 3"]:
+    """`T^k = T^(k-1) + F(C)`: adds the six channels (axx, axy, tx, ayx, ayy, ty) the geometry network predicts.
+
+    Raises:
+        ValueError: if the shapes do not belong together.
+    """
+    _check(field)
+    if residual.shape != (*field.shape[:3], 6):
+        raise ValueError(f"residual: expected {(*field.shape[:3], 6)}, got {residual.shape}")
+    return field + residual.reshape(field.shape).astype(field.dtype)
+
+
+def resize_field(
+    field: Float[Array, "b h w 2 3"], shape: Shape, *, border: Border = "edge", scale: float | None = None
+) -> Float[Array, "b H W 2 3"]:
+    """Moves a field to another grid over the same image, its values interpolated but not rescaled.
+
+    `border="zero"` is the release's upsampling, which shrinks the border values (the identity diagonal included).
+    """
+    _check(field)
+    flat = field.reshape(*field.shape[:3], 6)
+    return resize_bilinear(flat, shape, border=border, scale=scale).reshape(field.shape[0], *shape, 2, 3)
+
+
+def sampling_positions(
+    field: Float[Array, "b h w 2 3"], *, radius: int = 1, normalization: Normalization = "centers"
+) -> Float[Array, "b h w m 2"]:
+    """Where a `(2r + 1)^2` neighbourhood of every cell falls in the target: `p + A o + t`, in cells.
+
+    Returns:
+        `[b, h, w, (2r + 1)^2, 2]`, offsets `o` row by row.
+    """
+    _check(field)
+    shape = field.shape[1:3]
+    offsets = jnp.asarray(window_offsets(radius), field.dtype)  # [m, 2]
+    centres = jnp.asarray(pixel_grid(shape), field.dtype) + field_flow(field, shape, normalization=normalization)
+    return centres[..., None, :] + jnp.einsum("bhwij,mj->bhwmi", field[..., :2], offsets)
+
+
+def field_flow(
+    field: Float[Array, "b h w 2 3"], shape: Shape, *, normalization: Normalization = "centers"
+) -> Float[Array, "b h w 2"]:
+    """The translation of every cell as a displacement in pixels of an image (or cells of a grid) of `shape`."""
+    _check(field)
+    return denormalize_vectors(field[..., 2], shape, normalization)
+
+
+def warp_image(image: Float[Array, "b H W c"], mapping: Float[Array, "b h w 2"]) -> Float[Array, "b h w c"]:
+    """Pulls an image back along a mapping: the result at each pixel is `image` at the position the mapping names.
+
+    With `out = rtn_jax.apply(params, src, tgt)`, `warp_image(tgt, out.mapping)` shows the target aligned to the source.
+
+    Args:
+        image: `[b, H, W, c]` or `[H, W, c]`, integer or float; the image that the mapping points *into*.
+        mapping: `[b, h, w, 2]` or `[h, w, 2]` positions (x, y) in pixels of `image`.
+
+    Returns:
+        `[b, h, w, c]` (or `[h, w, c]`) float; zero where the mapping leaves the image.
+
+    Raises:
+        ValueError: if ranks or batches do not fit.
+    """
+    if image.ndim != mapping.ndim or image.ndim not in (3, 4):
+        raise ValueError(
+            f"image, mapping: expected [b, H, W, c] and [b, h, w, 2] (or both without b), got {image.shape} and "
+            f"{mapping.shape}"
+        )
+    single = image.ndim == 3
+    image, mapping = (image[None], mapping[None]) if single else (image, mapping)
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        image = jnp.asarray(image, jnp.float32)
+    warped = bilinear_sample(jnp.asarray(image), jnp.asarray(mapping))
+    return warped[0] if single else warped
+
+
+def transfer_points(mapping: Float[Array, "H W 2"], points: Float[Array, "n 2"]) -> Float[Array, "n 2"]:
+    """Looks points up in one dense mapping: bilinear inside, the border's displacement carried on outside.
+
+    Args:
+        mapping: `[H, W, 2]`, for every source pixel its position in the target, in target pixels.
+        points: `[n, 2]` (x, y) in source pixels.
+
+    Returns:
+        `[n, 2]` (x, y) in target pixels.
+    """
+    shape = mapping.shape[:2]
+    limit = jnp.asarray([shape[1] - 1, shape[0] - 1], mapping.dtype)
+    inside = jnp.clip(points, 0, limit)
+    return bilinear_sample(mapping[None], inside[None])[0] + (points - inside)
+
+
+def field_statistics(field: Float[Array, "b h w 2 3"]) -> dict[str, Array]:
+    """What a loss can spoil without matching better: the mean 2x2 part, its determinant, and the share of folds.
+
+    Returns:
+        `mean_2x2` `[2, 2]`, `mean_determinant` and `folded` (the share of cells whose determinant is not positive).
+    """
+    _check(field)
+    matrix = field[..., :2].astype(jnp.float32)
+    determinant = matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0]
+    return {
+        "mean_2x2": matrix.reshape(-1, 2, 2).mean(0),
+        "mean_determinant": determinant.mean(),
+        "folded": (determinant <= 0).mean(dtype=jnp.float32),
+    }
+
+
+def _check(field: Array) -> None:
+    if field.ndim != 5 or field.shape[-2:] != (2, 3):
+        raise ValueError(f"field: expected [b, h, w, 2, 3], got shape {field.shape}")

@@ -1,0 +1,145 @@
+"""The network as data: `Config`, its levels and presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from rtn_jax.coordinates import Normalization
+from rtn_jax.sampling import Border
+
+BackboneName = Literal["vgg"]
+DtypeName = Literal["float32", "bfloat16", "float64"]
+
+MIN_IMAGE_SIZE = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """One grid of the coarse-to-fine schedule."""
+
+    layer: str
+    """Layer of the backbone whose output is matched, and which is redone under the field (`conv5_1`)."""
+    iterations: int
+    """Recurrent steps at this level, at least 1."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.iterations, int) or isinstance(self.iterations, bool) or self.iterations < 1:
+            raise ValueError(f"iterations: expected a whole number of at least 1, got {self.iterations!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that fixes the network besides its weights. Hashable, so it can be static under `jax.jit`."""
+
+    backbone: BackboneName = "vgg"
+    """Feature extractor shared by both images."""
+    levels: tuple[Level, ...] = (Level(layer="conv5_1", iterations=2), Level(layer="conv4_1", iterations=3))
+    """Coarse to fine."""
+    radius: int = 4
+    """Of the correlation window in cells: (2 * radius + 1)^2 candidates."""
+    image_size: tuple[int, int] = (256, 256)
+    """(height, width) both images are resized to inside; one number means a square."""
+    geometry_width: int = 64
+    """Channels of the first stage of the geometry network; the deepest has eight times as many."""
+    normalization: Normalization = "centers"
+    """Units of the translations: `centers` means the same on every grid, `corners` is the release's."""
+    upsampling: Border = "edge"
+    """How a field is continued outside its grid when it is doubled: `zero` is the release's shrinking border."""
+    final_correlation: bool = True
+    """Compute the returned volume with the final field. False: the release's, from before the last residual."""
+    compute_dtype: DtypeName = "float32"
+    """Of features and convolutions; norms, softmax and coordinates are float32 at least."""
+    remat: bool = False
+    """Recompute every iteration in the backward pass instead of storing it."""
+    unroll: bool | None = None
+    """Unroll the recurrence when compiling; None: on the CPU only, where a rolled gradient is several times slower."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.image_size, int):
+            object.__setattr__(self, "image_size", (self.image_size, self.image_size))
+        object.__setattr__(self, "image_size", tuple(self.image_size))
+        object.__setattr__(self, "levels", tuple(self.levels))
+        for name, kind in _CHOICES.items():
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name}: expected one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
+        if not self.levels or not all(isinstance(level, Level) for level in self.levels):
+            raise ValueError(f"levels: expected at least one Level, got {self.levels!r}")
+        if len(self.image_size) != 2 or any(not isinstance(n, int) or n < MIN_IMAGE_SIZE for n in self.image_size):
+            raise ValueError(
+                f"image_size: expected a number or (height, width), whole numbers of at least {MIN_IMAGE_SIZE}, "
+                f"got {self.image_size}"
+            )
+        if not isinstance(self.radius, int) or self.radius < 1:
+            raise ValueError(f"radius: expected a whole number of at least 1, got {self.radius!r}")
+        if not isinstance(self.geometry_width, int) or self.geometry_width < 1:
+            raise ValueError(f"geometry_width: expected a whole number of at least 1, got {self.geometry_width!r}")
+
+    @property
+    def iterations(self) -> tuple[int, ...]:
+        """Recurrent steps of every level."""
+        return tuple(level.iterations for level in self.levels)
+
+    def replace(self, *, iterations: tuple[int, ...] | None = None, **changes: Any) -> Config:
+        """A copy with some fields changed; `iterations=(2, 5)` changes those of the levels alone.
+
+        Raises:
+            ValueError: if the number of iterations differs from the number of levels, or a field does not exist.
+        """
+        unknown = sorted(set(changes) - {field.name for field in dataclasses.fields(self)})
+        if unknown:
+            raise ValueError(f"config: no such field: {', '.join(unknown)}")
+        if iterations is not None:
+            levels = changes.get("levels", self.levels)
+            if len(iterations) != len(levels):
+                raise ValueError(f"iterations: expected {len(levels)} numbers, one per level, got {tuple(iterations)}")
+            changes["levels"] = tuple(
+                Level(layer=level.layer, iterations=n) for level, n in zip(levels, iterations, strict=True)
+            )
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> str:
+        """One JSON object; `Config.from_json` reads it back to an equal config."""
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: if the text is not such an object, or a field is unknown or invalid.
+        """
+        try:
+            fields = json.loads(text)
+            fields["levels"] = tuple(Level(**level) for level in fields["levels"])
+            return cls(**fields)
+        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"config: not a config of this version of rtn_jax: {error}") from error
+
+
+_CHOICES: dict[str, Any] = {
+    "backbone": BackboneName,
+    "normalization": Normalization,
+    "upsampling": Border,
+    "compute_dtype": DtypeName,
+}
+
+
+def default(backbone: BackboneName = "vgg") -> Config:
+    """The released schedule with one consistent coordinate convention and no shrinking at the border."""
+    return Config(backbone=backbone)
+
+
+def paper(backbone: BackboneName = "vgg") -> Config:
+    """One level, as the paper describes: conv4_4 features, five iterations."""
+    return Config(backbone=backbone, levels=(Level(layer="conv4_4", iterations=5),))
+
+
+def released() -> Config:
+    """The released network, its conventions included: with its weights it gives its output."""
+    return Config(normalization="corners", upsampling="zero", final_correlation=False)
+
+
+PRESETS = {"default": default, "paper": paper, "released": lambda backbone="vgg": released()}

@@ -1,0 +1,178 @@
+"""The one convention for coordinates.
+
+Points are `(x, y)` on the last axis, in pixels, with the origin at the centre of the top-left pixel. A map's name says
+its direction. Sizes are shapes, `(height, width)`. Every conversion between image sizes, grids, normalised units,
+MATLAB's pixels and the released network's vertical-first order is a function of this file; no other file contains such
+arithmetic.
+
+Two normalisations of a displacement exist because the released network mixes them:
+
+* `corners`: -1 and +1 are the *centres* of the first and last pixel, one unit is `(n - 1) / 2` pixels;
+* `centers`: -1 and +1 are the *outer edges* of the image, one unit is `n / 2` pixels. A displacement means the same on
+  every grid laid over the same image, so this one is consistent across strides.
+
+All functions take NumPy and JAX arrays alike and return the kind they were given.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+Normalization = Literal["corners", "centers"]
+Shape = tuple[int, int]  # (height, width)
+
+RELEASED_AFFINE_CHANNELS = (4, 3, 5, 1, 0, 2)
+"""`ours.reshape(6)[i] == released[RELEASED_AFFINE_CHANNELS[i]]`; the permutation is its own inverse."""
+
+
+def pixel_grid(shape: Shape, dtype: Any = np.float32) -> Float[np.ndarray, "h w 2"]:
+    """The position (x, y) of every pixel of an image or cell of a grid."""
+    height, width = shape
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x, y], axis=-1).astype(dtype)
+
+
+def grid_points(shape: Shape, per_side: int) -> Float[np.ndarray, "n 2"]:
+    """`per_side^2` points spread evenly over an image, half a spacing away from its edges."""
+    cells = pixel_grid((per_side, per_side), np.float64).reshape(-1, 2)
+    return resize_points(cells, (per_side, per_side), shape)
+
+
+def _xy(shape: Shape, like: Any = None) -> Any:
+    """(width, height) as an array; with the dtype of `like`, so that a Python-float scale never promotes an array."""
+    dtype = getattr(like, "dtype", np.float64)
+    return np.asarray([shape[1], shape[0]], dtype)
+
+
+def resize_points(points: Any, from_shape: Shape, to_shape: Shape) -> Any:
+    """Positions of the same places after the image was resized: half-pixel, `x' = (x + 0.5) * W' / W - 0.5`.
+
+    Args:
+        points: `[..., 2]` pixels of an image of shape `from_shape`.
+        from_shape, to_shape: `(height, width)`; the outer edges of the two images coincide.
+    """
+    points = _float(points)
+    return (points + 0.5) * (_xy(to_shape, points) / _xy(from_shape, points)) - 0.5
+
+
+def scale_vectors(vectors: Any, from_shape: Shape, to_shape: Shape) -> Any:
+    """Displacements `[..., 2]` in pixels after the image was resized: `u' = u * W' / W`."""
+    vectors = _float(vectors)
+    return vectors * (_xy(to_shape, vectors) / _xy(from_shape, vectors))
+
+
+def cells_to_pixels(points: Any, stride: int) -> Any:
+    """Positions `[..., 2]` on a feature grid to pixels of the image it lies over: `x' = (x + 0.5) * stride - 0.5`."""
+    return (_float(points) + 0.5) * stride - 0.5
+
+
+def pixels_to_cells(points: Any, stride: int) -> Any:
+    """Pixels `[..., 2]` to positions on a feature grid of the given stride: `x' = (x + 0.5) / stride - 0.5`."""
+    return (_float(points) + 0.5) / stride - 0.5
+
+
+def normalize_points(points: Any, shape: Shape, normalization: Normalization) -> Any:
+    """Pixels `[..., 2]` of an image of `shape` to normalised coordinates, 0 at its middle."""
+    points = _float(points)
+    middle = (_xy(shape, points) - 1) / 2
+    return normalize_vectors(points - middle, shape, normalization)
+
+
+def denormalize_points(points: Any, shape: Shape, normalization: Normalization) -> Any:
+    """Normalised coordinates `[..., 2]` to pixels of an image of `shape`."""
+    points = _float(points)
+    return denormalize_vectors(points, shape, normalization) + (_xy(shape, points) - 1) / 2
+
+
+def mirror_points(points: Any, shape: Shape) -> Any:
+    """Positions `[..., 2]` folded back into the image at its outer edges, as if it were surrounded by mirror images."""
+    points = _float(points)
+    size = _xy(shape, points)
+    phase = (points + 0.5) % (2 * size)  # 0 .. 2n, the second half runs backwards
+    return size - abs(phase - size) - 0.5
+
+
+def denormalize_vectors(vectors: Any, shape: Shape, normalization: Normalization) -> Any:
+    """Displacements in normalised units to pixels of an image or cells of a grid of `shape`."""
+    return _float(vectors) * _unit(shape, normalization, vectors)
+
+
+def normalize_vectors(vectors: Any, shape: Shape, normalization: Normalization) -> Any:
+    """Displacements in pixels of an image or cells of a grid of `shape` to normalised units.
+
+    Raises:
+        ValueError: with `corners` on an axis of one pixel, whose unit is zero.
+    """
+    if normalization == "corners" and 1 in shape:
+        raise ValueError(f"shape: 'corners' units need at least 2 pixels on each axis, got {shape}")
+    return _float(vectors) / _unit(shape, normalization, vectors)
+
+
+def _unit(shape: Shape, normalization: Normalization, like: Any) -> Any:
+    """Pixels in one normalised unit, (x, y)."""
+    size = _xy(shape, _float(like))
+    if normalization == "corners":
+        return (size - 1) / 2
+    if normalization == "centers":
+        return size / 2
+    raise ValueError(f"normalization: expected 'corners' or 'centers', got {normalization!r}")
+
+
+def from_matlab(points: Any) -> Any:
+    """MATLAB pixels (the centre of the top-left pixel is (1, 1)) to ours."""
+    return _float(points) - 1
+
+
+def to_matlab(points: Any) -> Any:
+    """Our pixels to MATLAB's, whose top-left pixel is (1, 1)."""
+    return _float(points) + 1
+
+
+def flip_points(points: Any, width: int) -> Any:
+    """Positions `[..., 2]` after the image of that width was mirrored left to right: `x' = W - 1 - x`."""
+    points = _float(points)
+    return points * np.asarray([-1, 1], points.dtype) + np.asarray([width - 1, 0], points.dtype)
+
+
+def from_released_affine(field: Any) -> Any:
+    """`[..., 6]` (a11 a12 t1 a21 a22 t2), row 1 vertical, as the release stores a field, to ours `[..., 2, 3]`."""
+    return field[..., np.asarray(RELEASED_AFFINE_CHANNELS)].reshape(*field.shape[:-1], 2, 3)
+
+
+def to_released_affine(affine: Any) -> Any:
+    """Our field `[..., 2, 3]` to the release's six channels (a11 a12 t1 a21 a22 t2), row 1 vertical."""
+    return affine.reshape(*affine.shape[:-2], 6)[..., np.asarray(RELEASED_AFFINE_CHANNELS)]
+
+
+def window_offsets(radius: int) -> Int[np.ndarray, "m 2"]:
+    """Integer offsets (dx, dy) of a `(2r + 1)^2` window in our order: rows from top to bottom, each left to right."""
+    side = 2 * radius + 1
+    return pixel_grid((side, side), np.int64).reshape(-1, 2) - radius
+
+
+def released_window_order(radius: int) -> Int[np.ndarray, " m"]:
+    """`ours[m] == released[order[m]]`: the release runs down the window's columns (vertical offset fastest)."""
+    side = 2 * radius + 1
+    return np.arange(side * side).reshape(side, side).T.reshape(-1)
+
+
+def resize_positions(to_length: int, from_length: int, scale: float | None = None) -> Float[np.ndarray, " n"]:
+    """For each of `to_length` samples of a resized axis, its half-pixel position on the original axis.
+
+    Args:
+        scale: samples per original pixel; `to_length / from_length` unless given (an exact factor of a cropped axis).
+    """
+    scale = to_length / from_length if scale is None else scale
+    return (np.arange(to_length) + 0.5) / scale - 0.5
+
+
+def _float(values: Any) -> Any:
+    """Integer input would truncate; lists become arrays. JAX and NumPy floats pass through untouched."""
+    if not hasattr(values, "dtype"):
+        values = np.asarray(values, np.float64)
+    if values.dtype.kind in "iub":
+        values = values.astype(np.float32 if values.dtype.itemsize < 4 else np.float64)
+    return values

@@ -1,0 +1,65 @@
+"""A benchmark that needs no data set: fixed warps of held-out photos, whose correspondence is known exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from rtn_jax.coordinates import Shape, grid_points
+from rtn_jax.data.pairs import Benchmark, KeypointPair
+from rtn_jax.data.synthetic import Warp, WarpRange, inside, random_warps, warp_mapping, warp_photos
+from rtn_jax.images import resize
+
+POINTS_PER_SIDE = 10
+
+
+def held_out_benchmark(
+    photos: Mapping[str, UInt8[np.ndarray, "H W 3"]],
+    *,
+    shape: Shape = (256, 256),
+    pairs_per_photo: int = 8,
+    limits: WarpRange | None = None,
+    seed: int = 0,
+) -> Benchmark:
+    """Every photo beside a number of random warps of it, with a grid of keypoints.
+
+    Args:
+        photos: by name; resized to `shape` first.
+        shape: (height, width) of all images of the benchmark.
+        pairs_per_photo: warps of each.
+        limits: of the warps, the released recipe's unless given.
+        seed: the same seed gives the same pairs.
+
+    Returns:
+        A `Benchmark` whose source images are the warps and whose targets are the photos; PCK relative to `img`. Only
+        points whose true position lies inside the photo count.
+
+    Raises:
+        ValueError: if there are no photos or a warp leaves no point inside.
+    """
+    limits = WarpRange() if limits is None else limits
+    grid = grid_points(shape, POINTS_PER_SIDE)
+    images: dict[str, UInt8[np.ndarray, "H W 3"]] = {}
+    pairs = []
+    for i, (name, photo) in enumerate(photos.items()):
+        tgt = resize(photo, shape)
+        images[name] = np.rint(tgt).astype(np.uint8)
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), i), pairs_per_photo)
+        for j, key in enumerate(keys):
+            src, points = _warped(random_warps(key[None], limits), images[name], grid)
+            kept = np.asarray(inside(points, shape))
+            images[f"{name} warp {j}"] = src
+            pair = KeypointPair(
+                src=f"{name} warp {j}", tgt=name, src_points=grid[kept], tgt_points=points[kept], category=name
+            )
+            pairs.append(pair)
+    return Benchmark(name="held-out warps", pairs=tuple(pairs), read_image=images.__getitem__, threshold="img")
+
+
+def _warped(warp: Warp, photo: Any, points: Any) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "n 2"]]:
+    image = np.asarray(warp_photos(warp, photo[None].astype(np.float32))[0])
+    return np.rint(image).astype(np.uint8), np.asarray(warp_mapping(warp, points, photo.shape[:2])[0], np.float64)

@@ -1,0 +1,68 @@
+"""The geometry network: an encoder-decoder from a correlation volume to the residual of an affine field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from rtn_jax.convolution import convolve
+from rtn_jax.sampling import Border, resize_bilinear
+
+_ENCODER = (1, 2, 4, 8, 8)  # channels of the five stages, in units of the width
+
+
+class GeometryNetwork(nn.Module):
+    """Residual of the affine field, six channels (axx, axy, tx, ayx, ayy, ty), from a normalised correlation volume.
+
+    Five encoder stages of two convolutions with 2x2 pooling between, four decoder stages of doubling, concatenation
+    with the encoder's output of that size and two convolutions; the first and last convolution are 9x9, the others
+    3x3; ReLU after all but the last. The last one starts at zero, so an untrained network leaves every field as it is.
+    Any grid from one cell up: odd sizes are padded at the bottom and right when pooled and cropped when doubled.
+
+    Source: the released network (`geo_conv1` to `geo_conv10`), 20,030,662 weights at width 64 and radius 4.
+    """
+
+    width: int = 64
+    upsampling: Border = "edge"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, volume: Float[Array, "b h w m"]) -> Float[Array, "b h w 6"]:
+        x = volume.astype(self.dtype)
+        skips = []
+        for stage, multiple in enumerate(_ENCODER, 1):
+            x = x if stage == 1 else _pool(x)
+            x = self._conv(x, multiple * self.width, f"conv{stage}", size=9 if stage == 1 else 3)
+            x = self._conv(x, multiple * self.width, f"conv{stage}b")
+            skips.append(x)
+        for stage, skip in enumerate(reversed(skips[:-1]), len(_ENCODER) + 1):
+            x = resize_bilinear(x, skip.shape[1:3], border=self.upsampling, scale=2)
+            x = jnp.concatenate([x, skip], axis=-1)
+            x = self._conv(x, skip.shape[-1], f"conv{stage}")
+            x = self._conv(x, skip.shape[-1], f"conv{stage}b")
+        zeros = nn.initializers.zeros_init()
+        return nn.Conv(6, (9, 9), dtype=self.dtype, conv_general_dilated=convolve, kernel_init=zeros, name="conv10")(x)
+
+    def _conv(self, x: Array, features: int, name: str, size: int = 3) -> Array:
+        he_normal = nn.initializers.he_normal()
+        return nn.relu(
+            nn.Conv(
+                features,
+                (size, size),
+                dtype=self.dtype,
+                conv_general_dilated=convolve,
+                kernel_init=he_normal,
+                name=name,
+            )(x)
+        )
+
+
+def _pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
+    """2x2 max pooling, an odd size padded at the bottom and right."""
+    padding = ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0))
+    return jax.lax.reduce_window(x, np.array(-np.inf, x.dtype), jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), padding)

@@ -1,0 +1,278 @@
+"""Recurrent Transformer Networks: two images in, the field of local affine transformations between them out."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from rtn_jax.affine import add_residual, identity_field, resize_field, transfer_points
+from rtn_jax.backbones import Tap, backbone
+from rtn_jax.config import Config
+from rtn_jax.coordinates import Shape, denormalize_vectors, pixel_grid, pixels_to_cells, resize_points
+from rtn_jax.correlation import l2_normalize, window_correlation
+from rtn_jax.params import Params, geometry_network
+from rtn_jax.sampling import resample, resize_bilinear
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["taps"], meta_fields=["image_shape"])
+@dataclass(frozen=True)
+class Features:
+    """What `match` needs of a batch of images, computed once however many pairs they are in."""
+
+    taps: dict[str, Tap]
+    """Per level's layer, the input and output of its last convolution."""
+    image_shape: Shape
+    """(height, width) of the images that were given; results come back in their pixels."""
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["mapping", "flow", "affine", "history", "correlation", "confidence"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Output:
+    """Correspondence from every source pixel into the target."""
+
+    mapping: Float[Array, "b H W 2"]
+    """For every source pixel its position (x, y) in the target, in pixels of the target image."""
+    flow: Float[Array, "b H W 2"]
+    """`mapping` minus the source's pixel grid."""
+    affine: Float[Array, "b h w 2 3"]
+    """The final field on the finest grid: A in cells, t in normalised units (see `affine`)."""
+    history: tuple[Float[Array, "k b h w 2 3"], ...]
+    """Per level, the field after every iteration."""
+    correlation: Float[Array, "b h w m"]
+    """The last raw volume (cosines), which the weak loss sees; the window's centre is the estimated match."""
+    confidence: Float[Array, "b H W"]
+    """0..1: cosine between each source feature and the target feature it was matched to."""
+
+
+def apply(params: Params, src: Float[Array, "b H W 3"], tgt: Float[Array, "b H2 W2 3"]) -> Output:
+    """Finds for every pixel of the source its correspondence in the target.
+
+    Args:
+        params: from `init`, `load` or training.
+        src, tgt: `[b, H, W, 3]` RGB, uint8 or float in 0..255, each of any size; `[H, W, 3]` is a pair of one.
+
+    Returns:
+        An `Output` in the pixels of the images given.
+
+    Raises:
+        ValueError: for another rank, dtype or number of channels, unequal batches, empty images and, where the values
+            are known (not under `jit`), NaN or infinite ones.
+
+    Source: RTN, sections 3.2-3.3.
+    """
+    src, tgt = _check_image("src", src), _check_image("tgt", tgt)
+    if src.shape[0] != tgt.shape[0]:
+        raise ValueError(f"src, tgt: expected batches of one size, got {src.shape[0]} and {tgt.shape[0]}")
+    return _apply(params, src, tgt)
+
+
+def encode(params: Params, image: Float[Array, "b H W 3"]) -> Features:
+    """Computes the features of images once, to be matched in any number of pairs; takes what `apply` takes."""
+    return _encode(params, _check_image("image", image))
+
+
+def match(params: Params, src: Features, tgt: Features) -> Output:
+    """Matches images by their features: `apply(params, a, b)` equals `match(params, encode(params, a), encode(params, b))`.
+
+    Raises:
+        ValueError: if the features are not those of this config's layers, or of different batch or image size.
+    """
+    for name, features in (("src", src), ("tgt", tgt)):
+        missing = {level.layer for level in params.config.levels} - set(features.taps)
+        if missing:
+            raise ValueError(f"{name}: features lack the layers {', '.join(sorted(missing))} of the config")
+    for layer, tap in src.taps.items():
+        if tap.output.shape != tgt.taps[layer].output.shape:
+            raise ValueError(
+                f"src, tgt: expected features of one shape, got {tap.output.shape} and {tgt.taps[layer].output.shape} "
+                f"at {layer}"
+            )
+    return _match(params, src, tgt)
+
+
+def transfer_keypoints(out: Output, src_points: Float[Array, "b n 2"]) -> Float[Array, "b n 2"]:
+    """Carries points of the source over to the target.
+
+    Args:
+        out: of `apply` or `match`.
+        src_points: `[b, n, 2]` (x, y) in pixels of the source; `[n, 2]` for a pair of one.
+
+    Returns:
+        Points in pixels of the target, in the shape of `src_points`. Between pixels the mapping is interpolated; a
+        point outside the source moves like the nearest border pixel.
+
+    Raises:
+        ValueError: if the shape does not fit.
+    """
+    points = jnp.asarray(src_points, out.mapping.dtype)
+    batch = out.mapping.shape[0]
+    if points.shape[-1:] != (2,) or points.ndim not in (2, 3) or (batch if points.ndim == 3 else 1) != batch:
+        raise ValueError(f"src_points: expected [{batch}, n, 2], got shape {points.shape}")
+    if points.ndim == 3 and points.shape[0] != batch:
+        raise ValueError(f"src_points: expected [{batch}, n, 2], got shape {points.shape}")
+    moved = jax.vmap(transfer_points)(out.mapping, points.reshape(batch, -1, 2))
+    return moved.reshape(points.shape)
+
+
+def grids(config: Config) -> tuple[tuple[int, Shape], ...]:
+    """Per level, image pixels per cell and the (height, width) of the grid."""
+    height, width = _padded_size(config)
+    strides = [backbone(config).stride(level.layer) for level in config.levels]
+    return tuple((stride, (height // stride, width // stride)) for stride in strides)
+
+
+@jax.jit
+def _apply(params: Params, src: Array, tgt: Array) -> Output:
+    # Both images go through the backbone as one batch.
+    both = jnp.concatenate([_to_model_size(params.config, image) for image in (src, tgt)])
+    taps = _taps(params, both)
+    n = src.shape[0]
+    src_features = Features(jax.tree.map(lambda x: x[:n], taps), src.shape[1:3])
+    tgt_features = Features(jax.tree.map(lambda x: x[n:], taps), tgt.shape[1:3])
+    return _match(params, src_features, tgt_features)
+
+
+@jax.jit
+def _encode(params: Params, image: Array) -> Features:
+    return Features(_taps(params, _to_model_size(params.config, image)), image.shape[1:3])
+
+
+@jax.jit
+def _match(params: Params, src: Features, tgt: Features) -> Output:
+    affine, history, volume = _recurrence(params, src.taps, tgt.taps)
+    mapping = _mapping(params.config, affine, src.image_shape, tgt.image_shape)
+    centre = volume[..., volume.shape[-1] // 2, None]
+    confidence = jnp.clip(_at_pixels(params.config, centre, src.image_shape)[..., 0], 0, 1)
+    flow = mapping - jnp.asarray(pixel_grid(src.image_shape), mapping.dtype)
+    return Output(mapping, flow, affine, history, volume, confidence)
+
+
+def _recurrence(
+    params: Params, src: dict[str, Tap], tgt: dict[str, Tap]
+) -> tuple[Float[Array, "b h w 2 3"], tuple[Float[Array, "k b h w 2 3"], ...], Float[Array, "b h w m"]]:
+    """`T^k = T^(k-1) + F(C(D^s, D^t(T^(k-1))))` over the levels, coarse to fine."""
+    config = params.config
+    network, geometry = backbone(config), geometry_network(config)
+    history = []
+    field, volume = None, None
+    for level in config.levels:
+        src_features = l2_normalize(src[level.layer].output)
+        inputs = tgt[level.layer].input
+        shape = src_features.shape[1:3]
+        field = _start(config, field, src_features.shape[0], shape)
+
+        def correlate(
+            field: Array, layer: str = level.layer, inputs: Array = inputs, src: Array = src_features
+        ) -> Array:
+            warped = network.redo(params.weights["backbone"], layer, inputs, field, config.normalization)
+            return window_correlation(src, l2_normalize(warped), radius=config.radius)
+
+        def iterate(
+            carry: tuple[Array, Array], _: None, correlate: Any = correlate
+        ) -> tuple[tuple[Array, Array], Array]:
+            volume = correlate(carry[0])
+            residual = geometry.apply({"params": params.weights["geometry"]}, l2_normalize(volume))
+            field = add_residual(carry[0], residual)
+            return (field, volume), field
+
+        volume = jnp.zeros((*field.shape[:3], (2 * config.radius + 1) ** 2), _wide(config))
+        step = jax.checkpoint(iterate) if config.remat else iterate
+        unroll = jax.default_backend() == "cpu" if config.unroll is None else config.unroll
+        (field, volume), fields = lax.scan(step, (field, volume), None, level.iterations, unroll=unroll)
+        history.append(fields)
+    return field, tuple(history), correlate(field) if config.final_correlation else volume
+
+
+def _start(config: Config, field: Array | None, batch: int, shape: Shape) -> Float[Array, "b h w 2 3"]:
+    """The field a level starts from: the identity, or the coarser level's result on the finer grid."""
+    if field is None:
+        return identity_field(batch, shape, _wide(config))
+    while field.shape[1] < shape[0]:  # grids differ by powers of two: images are padded to whole cells
+        field = resize_field(field, (2 * field.shape[1], 2 * field.shape[2]), border=config.upsampling)
+    return field
+
+
+def _mapping(config: Config, affine: Array, src_shape: Shape, tgt_shape: Shape) -> Float[Array, "b H W 2"]:
+    """The final field as positions in the target, for every pixel of the source image as it was given.
+
+    The release multiplies its flow by half the image size (112 for 224 pixels) whatever its sampler does, hence
+    `centers` here.
+    """
+    translation = _at_pixels(config, affine[..., 2], src_shape)
+    flow = denormalize_vectors(translation, _padded_size(config), "centers")
+    start = resize_points(pixel_grid(src_shape, np.float64), src_shape, config.image_size)
+    return resize_points(jnp.asarray(start, flow.dtype) + flow, config.image_size, tgt_shape)
+
+
+def _at_pixels(config: Config, grid: Float[Array, "b h w c"], shape: Shape) -> Float[Array, "b H W c"]:
+    """Values of the finest grid at every pixel of an image of that shape."""
+    if config.upsampling == "zero":  # the release doubles the field until it has the size of the image
+        while grid.shape[1] < _padded_size(config)[0]:
+            grid = resize_bilinear(grid, (2 * grid.shape[1], 2 * grid.shape[2]), border="zero")
+    stride = _padded_size(config)[0] // grid.shape[1]
+    pixels = resize_points(pixel_grid(shape, np.float64), shape, config.image_size)
+    cells = pixels_to_cells(pixels, stride)
+    return resample(grid, cells[:, 0, 1], cells[0, :, 0])
+
+
+def _taps(params: Params, images: Float[Array, "b H W 3"]) -> dict[str, Tap]:
+    taps = backbone(params.config).taps(params.weights["backbone"], images)
+    return {layer: Tap(*tap) for layer, tap in taps.items()}
+
+
+def _to_model_size(config: Config, image: Float[Array, "b H W 3"]) -> Float[Array, "b H2 W2 3"]:
+    """Bicubic with smoothing, as photo tools resize, then padded to whole cells of the coarsest grid.
+
+    The padding has the mean colour, which the backbone subtracts: it continues the image as the convolutions do.
+    """
+    image = image.astype(_wide(config))
+    if image.shape[1:3] != config.image_size:
+        shape = (image.shape[0], *config.image_size, 3)
+        image = jnp.clip(jax.image.resize(image, shape, "cubic", antialias=True), 0, 255)
+    padded = _padded_size(config)
+    if padded == config.image_size:
+        return image
+    fill = jnp.asarray(backbone(config).fill, image.dtype)
+    margins = ((0, 0), (0, padded[0] - image.shape[1]), (0, padded[1] - image.shape[2]), (0, 0))
+    return jnp.pad(image - fill, margins) + fill
+
+
+def _padded_size(config: Config) -> Shape:
+    stride = max(backbone(config).stride(level.layer) for level in config.levels)
+    height, width = (math.ceil(n / stride) * stride for n in config.image_size)
+    return height, width
+
+
+def _wide(config: Config) -> Any:
+    return jnp.promote_types(jnp.dtype(config.compute_dtype), jnp.float32)
+
+
+def _check_image(name: str, image: Any) -> Array:
+    """The image as a batch, or a ValueError that says what is wrong with it."""
+    if not hasattr(image, "dtype"):
+        image = np.asarray(image)
+    if image.ndim not in (3, 4) or image.shape[-1] != 3:
+        raise ValueError(f"{name}: expected an RGB image [H, W, 3] or a batch [b, H, W, 3], got shape {image.shape}")
+    if 0 in image.shape:
+        raise ValueError(f"{name}: expected an image with pixels, got shape {image.shape}")
+    if image.dtype != np.uint8 and not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(f"{name}: expected uint8 or float values in 0..255, got {image.dtype}")
+    if image.dtype != np.uint8 and not isinstance(image, jax.core.Tracer):
+        if not bool(jnp.isfinite(image).all()):
+            raise ValueError(f"{name}: expected finite values, got NaN or infinity")
+        if 0 < float(image.max()) <= 1:
+            warnings.warn(f"{name}: values are expected in 0..255, but none exceeds 1", stacklevel=3)
+    return jnp.asarray(image).reshape(-1, *image.shape[-3:])

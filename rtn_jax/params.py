@@ -1,0 +1,105 @@
+"""The weights of a network together with its config, and how a new network is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from rtn_jax.backbones import backbone
+from rtn_jax.config import Config
+from rtn_jax.geometry import GeometryNetwork
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["weights"], meta_fields=["config"])
+@dataclass(frozen=True)
+class Params:
+    """A network: its weights, which are the leaves, and its config, which is static. A pytree like any other."""
+
+    weights: PyTree
+    """`{"backbone": {layer: {"kernel", "bias"}}, "geometry": {layer: {"kernel", "bias"}}}`."""
+    config: Config
+
+    def configure(self, **changes: Any) -> Params:
+        """The same weights under a changed config: `params.configure(image_size=512, iterations=(2, 5))`.
+
+        Raises:
+            ValueError: if a field does not exist, is invalid, or would need other weights.
+        """
+        config = self.config.replace(**changes)
+        fixed = ("backbone", "radius", "geometry_width")
+        changed = [name for name in fixed if getattr(config, name) != getattr(self.config, name)]
+        if changed:
+            raise ValueError(f"config: weights are for another {', '.join(changed)}; only a new network can change it")
+        missing = set(backbone(config).weight_shapes()) - set(self.weights["backbone"])
+        if missing:
+            raise ValueError(f"levels: the backbone's weights lack {', '.join(sorted(missing))}")
+        return Params(self.weights, config)
+
+
+def init(key: Array, config: Config | None = None, *, backbone_weights: PyTree | None = None) -> Params:
+    """A new network. Its geometry network ends in zeros, so untrained it leaves the identity field as it is.
+
+    Args:
+        key: of `jax.random`.
+        config: `Config()` unless given.
+        backbone_weights: pretrained weights, such as `rtn_jax.weights.pretrained("vgg")` returns; layers beyond the
+            deepest one the config needs are left out. Random (He-normal) unless given.
+
+    Raises:
+        ValueError: if the config's layers do not exist, or `backbone_weights` lacks a layer or has another shape.
+    """
+    config = Config() if config is None else config
+    network = backbone(config)
+    backbone_key, geometry_key = jax.random.split(key)
+    if backbone_weights is None:
+        chosen = network.init(backbone_key)
+    else:
+        shapes = network.weight_shapes()
+        chosen = {layer: backbone_weights.get(layer, {}) for layer in shapes}
+        check_shapes("backbone_weights", chosen, shapes)
+        chosen = jax.tree.map(jnp.asarray, chosen)
+    volume = jnp.zeros((1, 16, 16, (2 * config.radius + 1) ** 2))
+    geometry = geometry_network(config).init(geometry_key, volume)["params"]
+    return Params({"backbone": chosen, "geometry": geometry}, config)
+
+
+def expected_shapes(config: Config) -> dict[str, Any]:
+    """Shape of every weight of a network with this config, computed without building it."""
+    weights = jax.eval_shape(lambda: init(jax.random.key(0), config).weights)
+    return jax.tree.map(lambda leaf: leaf.shape, weights)
+
+
+def geometry_network(config: Config) -> GeometryNetwork:
+    """The geometry network a config describes, without weights."""
+    return GeometryNetwork(config.geometry_width, config.upsampling, jnp.dtype(config.compute_dtype))
+
+
+def check_shapes(name: str, weights: PyTree, expected: PyTree) -> None:
+    """Compares a tree of weights with a tree of shapes.
+
+    Raises:
+        ValueError: naming every entry that is missing, left over or of another shape.
+    """
+    found = {_path(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(weights)}
+    wanted = {
+        _path(path): shape
+        for path, shape in jax.tree_util.tree_leaves_with_path(expected, is_leaf=lambda x: isinstance(x, tuple))
+    }
+    problems = [f"{path} is missing" for path in wanted if path not in found]
+    problems += [f"{path} is left over" for path in found if path not in wanted]
+    problems += [
+        f"{path} has shape {found[path]}, expected {shape}"
+        for path, shape in wanted.items()
+        if path in found and found[path] != shape
+    ]
+    if problems:
+        raise ValueError(f"{name}: {'; '.join(problems)}")
+
+
+def _path(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,0 +1,334 @@
+"""The readers of MATLAB files, on files written as MATLAB writes them (v7 and v7.3)."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+
+from rtn_jax import weights
+from rtn_jax.weights import layout, matlab
+
+_spec = importlib.util.spec_from_file_location("released_files", Path(__file__).with_name("released_files.py"))
+files = sys.modules["released_files"] = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(files)
+
+WRITERS = {"v7": files.write_v7, "v7.3": files.write_v73}
+NARROW_GEOMETRY = {"conv1": (3, 9, 4), "conv1b": (3, 4, 4), "conv2": (3, 4, 5), "conv10": (3, 4, 6)}
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Networks of a few channels: the readers compare a file with these tables."""
+    monkeypatch.setattr(layout, "VGG19_BLOCKS", ((2, 2), (3, 2), (4, 4), (5, 4), (5, 4)))
+    monkeypatch.setattr(layout, "GEOMETRY", NARROW_GEOMETRY)
+
+
+@pytest.fixture(params=WRITERS)
+def write(request):
+    return WRITERS[request.param]
+
+
+def random_layers(layers, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        name: {
+            "kernel": rng.standard_normal((side, side, before, after), np.float32),
+            "bias": rng.standard_normal(after, np.float32),
+        }
+        for name, (side, before, after) in layers.items()
+    }
+
+
+def released_tree():
+    return {
+        "backbone": random_layers(layout.vgg19_layers("conv5_1"), 1),
+        "geometry": random_layers(layout.GEOMETRY, 2),
+    }
+
+
+def assert_same_tree(found, expected):
+    assert {part: list(layers) for part, layers in found.items()} == {part: list(expected[part]) for part in expected}
+    for part, layers in expected.items():
+        for name, arrays in layers.items():
+            for kind, array in arrays.items():
+                assert found[part][name][kind].dtype == np.float32
+                np.testing.assert_array_equal(found[part][name][kind], array, err_msg=f"{part} {name} {kind}")
+
+
+def test_tables_have_the_released_sizes():
+    kernels = {name: side * side * before * after + after for name, (side, before, after) in layout.GEOMETRY.items()}
+    assert sum(kernels.values()) == 20_030_662
+    assert list(layout.vgg19_layers())[-1] == "conv5_4" and len(layout.vgg19_layers()) == 16
+    assert list(layout.vgg19_layers("conv5_1"))[-2:] == ["conv4_4", "conv5_1"]
+    assert layout.vgg19_layers()["conv4_1"] == (3, 256, 512)
+
+
+def test_released_round_trip(narrow, write, tmp_path):
+    tree = released_tree()
+    write(tmp_path / "net.mat", files.dagnn(files.released_params(tree)))
+    assert_same_tree(matlab.read_released(tmp_path / "net.mat"), tree)
+    assert_same_tree(weights.read(tmp_path / "net.mat"), tree)
+    assert list(weights.read_backbone(str(tmp_path / "net.mat"))) == list(layout.vgg19_layers("conv5_1"))
+
+
+@pytest.mark.parametrize("version", WRITERS)
+def test_released_round_trip_full_size(version, tmp_path):
+    tree = released_tree()
+    variables = files.dagnn(files.released_params(tree))
+    if version == "v7":
+        files.write_v7(tmp_path / "net.mat", variables, compress=False)
+    else:
+        files.write_v73(tmp_path / "net.mat", variables)
+    assert_same_tree(matlab.read_released(tmp_path / "net.mat"), tree)
+
+
+def test_what_scipy_writes_and_what_scipy_reads(narrow, tmp_path):
+    """The v7 reader and the tests' v7 writer are both ours: each is checked against scipy."""
+    tree = released_tree()
+    params = files.released_params(tree)
+    records = np.zeros((1, len(params)), [("name", object), ("value", object)])
+    for i, (name, value) in enumerate(params):
+        records[0, i] = (name, value)
+    for compressed in (False, True):
+        variables = {"big": np.random.default_rng(0).random((100, 100)), "net": {"params": records, "more": {"a": 1}}}
+        scipy.io.savemat(tmp_path / "scipy.mat", variables, do_compression=compressed)
+        assert_same_tree(matlab.read_released(tmp_path / "scipy.mat"), tree)
+        files.write_v7(tmp_path / "ours.mat", files.dagnn(params), compressed)
+        read = scipy.io.loadmat(tmp_path / "ours.mat", mat_dtype=True)["net"]["params"][0, 0]
+        assert [name.item() for name in read["name"].ravel()] == [name for name, _ in params]
+        for found, (_, value) in zip(read["value"].ravel(), params, strict=True):
+            np.testing.assert_array_equal(found, value.reshape(found.shape))
+
+
+def test_order_of_params_does_not_matter(narrow, write, tmp_path):
+    tree = released_tree()
+    write(tmp_path / "net.mat", files.dagnn(files.released_params(tree)[::-1]))
+    assert_same_tree(matlab.read_released(tmp_path / "net.mat"), tree)
+
+
+def test_channel_order_at_the_ends_of_the_geometry_network(narrow, write, tmp_path):
+    """Released window channel j * 3 + i is (dy, dx) = (i - 1, j - 1); released field: vertical first."""
+    params = dict(files.released_params(released_tree()))
+    kernel = params["geo_conv1_f"] = np.zeros((3, 3, 9, 4), np.float32)
+    for i in range(3):
+        for j in range(3):
+            kernel[:, :, j * 3 + i] = 10 * (i - 1) + (j - 1)  # ten times dy plus dx
+    a11, a12, t1, a21, a22, t2 = codes = (11.0, 12.0, 1.0, 21.0, 22.0, 2.0)  # 1 = vertical, 2 = horizontal
+    params["geo_conv10_f"] = np.broadcast_to(np.float32(codes), (3, 3, 4, 6)).copy()
+    params["geo_conv10_b"] = np.float32(codes)[None]
+    write(tmp_path / "net.mat", files.dagnn(list(params.items())))
+    geometry = matlab.read_released(tmp_path / "net.mat")["geometry"]
+    rows = [[10 * dy + dx for dx in (-1, 0, 1)] for dy in (-1, 0, 1)]  # ours: row-major
+    for tap in geometry["conv1"]["kernel"].reshape(9, 9, 4).transpose(0, 2, 1).reshape(-1, 3, 3):
+        np.testing.assert_array_equal(tap, rows)
+    ours = [[a22, a21, t2], [a12, a11, t1]]  # (axx, axy, tx), (ayx, ayy, ty)
+    np.testing.assert_array_equal(geometry["conv10"]["bias"].reshape(2, 3), ours)
+    np.testing.assert_array_equal(geometry["conv10"]["kernel"][1, 2, 3].reshape(2, 3), ours)
+
+
+def test_kernel_axes_are_vertical_then_horizontal(narrow, write, tmp_path):
+    params = dict(files.released_params(released_tree()))
+    y, x, c, d = np.ogrid[:3, :3, :2, :2]
+    params["conv1_2f"] = (1000 * y + 100 * x + 10 * c + d).astype(np.float32)
+    write(tmp_path / "net.mat", files.dagnn(list(params.items())))
+    kernel = matlab.read_released(tmp_path / "net.mat")["backbone"]["conv1_2"]["kernel"]
+    assert kernel[2, 1, 0, 1] == 2101
+
+
+def test_other_storage_of_the_same_numbers(narrow, write, tmp_path):
+    """Column biases, float64, whole numbers that MATLAB packs into bytes, and no fixed filters."""
+    tree = released_tree()
+    tree["backbone"]["conv1_1"]["bias"] = np.float32([3, 200])
+    tree["geometry"]["conv10"] = {"kernel": np.zeros((3, 3, 4, 6), np.float32), "bias": np.zeros(6, np.float32)}
+    params = [(name, value) for name, value in files.released_params(tree) if "deconv" not in name]
+    params = [(name, (value.T if value.ndim == 2 else value).astype(np.float64)) for name, value in params]
+    write(tmp_path / "net.mat", files.dagnn(params))
+    assert_same_tree(matlab.read_released(tmp_path / "net.mat"), tree)
+
+
+def test_all_differences_in_one_error(narrow, write, tmp_path):
+    params = files.released_params(released_tree())
+    params = [(name, value) for name, value in params if name not in ("conv2_1f", "geo_conv1b_b")]
+    params = [(name, value[:2] if name == "conv3_1f" else value) for name, value in params]
+    params = [(name, value.astype(np.int32) if name == "conv3_2b" else value) for name, value in params]
+    params += [("geo_conv11_f", np.ones((1, 1), np.float32)), ("conv1_1f", np.zeros((3, 3, 3, 2), np.float32))]
+    write(tmp_path / "net.mat", files.dagnn(params))
+    with pytest.raises(ValueError) as caught:
+        matlab.read_released(tmp_path / "net.mat")
+    assert str(caught.value).split("expected; ")[1].split("; ") == [
+        "missing: conv2_1f, geo_conv1b_b",
+        "unexpected: geo_conv11_f",
+        "more than once: conv1_1f",
+        "of the wrong shape: conv3_1f (found 2x3x3x4, expected 3x3x3x4)",
+        "of the wrong type: conv3_2b (found int32, expected floating point)",
+    ]
+    assert str(tmp_path / "net.mat") in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_values_that_are_not_finite(narrow, write, tmp_path, value):
+    params = dict(files.released_params(released_tree()))
+    params["conv1_2b"] = np.array([[0.5, value]])
+    write(tmp_path / "net.mat", files.dagnn(list(params.items())))
+    with pytest.raises(ValueError, match="not finite: conv1_2b"):
+        matlab.read_released(tmp_path / "net.mat")
+
+
+def test_long_lists_are_cut(narrow, write, tmp_path):
+    extra = [(f"other{i}", np.ones((1, 1))) for i in range(150)]
+    write(tmp_path / "net.mat", files.dagnn(files.released_params(released_tree()) + extra))
+    with pytest.raises(ValueError, match=r"unexpected: other0, .*other99 and 50 more$"):
+        matlab.read_released(tmp_path / "net.mat")
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"other": np.ones((1, 1))}, "expected a variable 'net', which is not there"),
+        ({"net": np.ones((2, 2))}, "net: expected a struct with the field 'params'"),
+        ({"net": "text"}, "net: expected a struct with the field 'params'"),
+        ({"net": files.Struct([{"vars": np.ones((1, 1))}])}, "net: expected a struct with the field 'params'"),
+        ({"net": files.Struct([{"params": np.ones((2, 2))}])}, "params: expected a struct with the field 'name'"),
+        (
+            {"net": files.Struct([{"params": files.Struct([{"name": "a"}])}])},
+            "expected a struct with the field 'value'",
+        ),
+        (
+            {"net": files.Struct([{"params": files.Struct([{"name": np.ones((2, 2)), "value": "x"}])}])},
+            "expected a text",
+        ),
+        ({"net": files.Struct([{"params": files.Cell(["a"])}])}, "expected a struct with the field 'name'"),
+        ({"net": files.Struct([{"params": "a"}, {"params": "b"}])}, "net: expected one struct, found an array of 2"),
+    ],
+)
+def test_absurd_contents(write, tmp_path, variables, message):
+    write(tmp_path / "net.mat", variables)
+    with pytest.raises(ValueError, match=message) as caught:
+        matlab.read_released(tmp_path / "net.mat")
+    assert str(tmp_path / "net.mat") in str(caught.value)
+
+
+def test_a_value_that_is_no_array_is_listed(narrow, write, tmp_path):
+    params = dict(files.released_params(released_tree()))
+    params["conv1_1f"], params["conv1_1b"] = files.Struct([{"x": "y"}]), "text"
+    write(tmp_path / "net.mat", files.dagnn(list(params.items())))
+    with pytest.raises(ValueError, match=r"wrong shape: conv1_1f .*conv1_1b .*wrong type: conv1_1f .*conv1_1b"):
+        matlab.read_released(tmp_path / "net.mat")
+
+
+def test_truncated_and_damaged_files(narrow, write, tmp_path):
+    write(tmp_path / "net.mat", {"net": files.dagnn(files.released_params(released_tree()))["net"]})
+    content = (tmp_path / "net.mat").read_bytes()
+    for length in [0, 1, 127, 128, 130, 136, 300, 511, 512, 520, *np.linspace(600, len(content) - 9, 25).astype(int)]:
+        (tmp_path / "cut.mat").write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"cut\.mat: "):
+            matlab.read_released(tmp_path / "cut.mat")
+    rng = np.random.default_rng(0)
+    for _ in range(100):  # damaged inside: read or refused, never another exception
+        damaged = bytearray(content)
+        for position in rng.integers(0, len(content), 20):
+            damaged[position] ^= int(rng.integers(1, 256))
+        (tmp_path / "damaged.mat").write_bytes(damaged)
+        try:
+            matlab.read_released(tmp_path / "damaged.mat")
+        except ValueError as error:
+            assert "damaged.mat: " in str(error)
+
+
+@pytest.mark.parametrize("read", [matlab.read_released, matlab.read_vgg, weights.read, weights.read_backbone])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("net.mat", b"just some text\n", "expected a Keras HDF5 file .* or a MATLAB .* found a file that begins with"),
+        ("net.mat", b"", "found an empty file"),
+        ("net.pth", b"PK\x03\x04..archive/data.pkl..", "looks like a pickle .* so it is refused"),
+        ("net.mat", b"\x80\x02}q\x00.", "looks like a pickle .* so it is refused"),
+    ],
+)
+def test_other_files(tmp_path, read, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / name)
+
+
+def test_missing_file_and_keras_file(tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        matlab.read_released(tmp_path / "none.mat")
+    h5py.File(tmp_path / "keras.h5", "w").close()
+    with pytest.raises(ValueError, match=r"expected a MATLAB v7 or v7\.3 file, found hdf5"):
+        matlab.read_released(tmp_path / "keras.h5")
+
+
+def test_values_of_other_files_are_refused(narrow, tmp_path):
+    """HDF5 can keep an array in another file; weights have no business to read one."""
+    (tmp_path / "secret").write_bytes(bytes(10_000))
+    files.write_v73(tmp_path / "net.mat", files.dagnn(files.released_params(released_tree())))
+    with h5py.File(tmp_path / "net.mat", "r+") as file:
+        file.copy("net", "copy")
+        del file["net"]
+        file["net"] = h5py.SoftLink("/copy")
+    with pytest.raises(ValueError, match="net is a link to another place, which is refused"):
+        matlab.read_released(tmp_path / "net.mat")
+    with h5py.File(tmp_path / "net.mat", "r+") as file:
+        del file["net"]
+        file.move("copy", "net")
+        first = file["net/params/value"]
+        stolen = file.create_dataset("stolen", (2, 3, 3, 3), "f4", external=[(str(tmp_path / "secret"), 0, 10_000)])
+        first[0, 0] = stolen.ref
+    with pytest.raises(ValueError, match="/stolen has its values in another file, which is refused"):
+        matlab.read_released(tmp_path / "net.mat")
+
+
+# ---- MatConvNet's VGG-19 --------------------------------------------------------------------------------------------
+
+
+def simplenn_weights(tree):
+    listed = [(name, arrays["kernel"], arrays["bias"][:, None]) for name, arrays in tree.items()]
+    return [*listed, ("fc6", np.ones((7, 7, 2, 2), np.float32), np.ones((2, 1), np.float32))]
+
+
+def test_matconvnet_vgg(narrow, write, tmp_path):
+    tree = random_layers(layout.vgg19_layers())
+    write(tmp_path / "vgg.mat", files.simplenn(simplenn_weights(tree)))
+    assert_same_tree({"backbone": matlab.read_vgg(tmp_path / "vgg.mat")}, {"backbone": tree})
+    assert_same_tree(weights.read(tmp_path / "vgg.mat"), {"backbone": tree})
+
+
+def test_matconvnet_vgg_differences(narrow, write, tmp_path):
+    listed = simplenn_weights(random_layers(layout.vgg19_layers()))
+    listed[1] = ("conv1_2", listed[1][1][..., :1], listed[1][2])
+    write(tmp_path / "vgg.mat", files.simplenn([*listed[:3], *listed[4:], listed[0], ("conv6_1", *listed[0][1:])]))
+    with pytest.raises(ValueError) as caught:
+        matlab.read_vgg(tmp_path / "vgg.mat")
+    assert str(caught.value).split("expected; ")[1].split("; ") == [
+        "missing: conv2_2 kernel, conv2_2 bias",
+        "unexpected: conv6_1 kernel, conv6_1 bias",
+        "more than once: conv1_1 kernel, conv1_1 bias",
+        "of the wrong shape: conv1_2 kernel (found 3x3x2x1, expected 3x3x2x2)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"net": np.ones((1, 1))}, "expected a variable 'layers'"),
+        ({"layers": np.ones((1, 1))}, "layers: expected a cell array"),
+        ({"layers": files.Struct([{"weights": "a"}])}, "layers: expected a cell array"),
+        ({"layers": files.Cell([files.Struct([{"weights": files.Cell(["a"])}])])}, "with the field 'name'"),
+        ({"layers": files.Cell([files.Struct([{"name": "a", "weights": "a"}])])}, "weights: expected a cell array"),
+        (
+            {"layers": files.Cell([files.Struct([{"name": "a", "weights": files.Cell(["a"])}])])},
+            "expected a kernel and a bias in 'a', found 1 arrays",
+        ),
+    ],
+)
+def test_absurd_matconvnet_contents(write, tmp_path, variables, message):
+    write(tmp_path / "vgg.mat", variables)
+    with pytest.raises(ValueError, match=message):
+        matlab.read_vgg(tmp_path / "vgg.mat")
