@@ -52,7 +52,7 @@ class Peer(nn.Module):
         self.geometry = nn.ModuleDict({name: convolution(layer) for name, layer in weights["geometry"].items()})
         self.backbone.requires_grad_(train_backbone)
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
-        self.to(memory_format=torch.channels_last)
+        self.backbone.to(memory_format=torch.channels_last)
 
     def forward(self, src: Tensor, tgt: Tensor) -> list[Tensor]:
         """The affine field after every iteration, each [b, h, w, 2, 3], of RGB images [b, 3, H, W] in 0..255."""
@@ -70,7 +70,7 @@ class Peer(nn.Module):
                 affine = field.permute(0, 2, 3, 1).unflatten(3, (2, 3))
                 warped = warped_convolution(inputs[layer], self.backbone[layer], affine, self.normalization)
                 volume = WindowCorrelation.apply(features, l2_normalize(warped), self.radius)
-                field = field + self.residual(l2_normalize(volume).permute(0, 3, 1, 2))
+                field = field + self.residual(l2_normalize(volume).permute(0, 3, 1, 2).contiguous())
                 fields.append(field.permute(0, 2, 3, 1).unflatten(3, (2, 3)))
         return fields
 

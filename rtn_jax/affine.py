@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Num
 
 from rtn_jax.coordinates import Normalization, Shape, denormalize_vectors, pixel_grid, window_offsets
 from rtn_jax.sampling import Border, bilinear_sample, resize_bilinear
@@ -68,7 +69,9 @@ def field_flow(
     return denormalize_vectors(field[..., 2], shape, normalization)
 
 
-def warp_image(image: Float[Array, "b H W c"], mapping: Float[Array, "b h w 2"]) -> Float[Array, "b h w c"]:
+def warp_image(
+    image: Num[Array | np.ndarray, "*b H W c"], mapping: Float[Array | np.ndarray, "*b h w 2"]
+) -> Float[Array, "*b h w c"]:
     """Pulls an image back along a mapping: the result at each pixel is `image` at the position the mapping names.
 
     With `out = rtn_jax.apply(params, src, tgt)`, `warp_image(tgt, out.mapping)` shows the target aligned to the source.

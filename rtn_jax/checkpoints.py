@@ -1,11 +1,11 @@
 """Our checkpoints: a folder with the weights, the config that belongs to them, and a digest of both.
 
-    <checkpoint>/config.json     the network's config, the digest of the weights, and what the writer noted (the step, ...)
+    <checkpoint>/config.json     the network's config, the digest of the weights, and the writer's notes (the step)
     <checkpoint>/weights/        the weights alone, an orbax tree
     <checkpoint>/training/       optimiser state and the like, present in checkpoints of a training run only
 
-The weights can be read without knowing the optimiser. A folder is written beside its final place and moved there when it
-is whole, so a reader never meets half a checkpoint.
+The weights can be read without knowing the optimiser. A folder is written beside its final place and moved there when
+it is whole, so a reader never meets half a checkpoint.
 """
 
 from __future__ import annotations

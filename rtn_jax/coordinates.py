@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 Normalization = Literal["corners", "centers"]
-Shape = tuple[int, int]  # (height, width)
+Shape = tuple[int, ...]  # (height, width); not tuple[int, int], which a slice of array.shape is not to a type checker
 
 RELEASED_AFFINE_CHANNELS = (4, 3, 5, 1, 0, 2)
 """`ours.reshape(6)[i] == released[RELEASED_AFFINE_CHANNELS[i]]`; the permutation is its own inverse."""
@@ -39,6 +39,12 @@ def grid_points(shape: Shape, per_side: int) -> Float[np.ndarray, "n 2"]:
     """`per_side^2` points spread evenly over an image, half a spacing away from its edges."""
     cells = pixel_grid((per_side, per_side), np.float64).reshape(-1, 2)
     return resize_points(cells, (per_side, per_side), shape)
+
+
+def shrunk_shape(shape: Shape, longest: int) -> Shape:
+    """The shape with its longer side brought down to `longest`, never enlarged."""
+    scale = min(1.0, longest / max(shape))
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
 def _xy(shape: Shape, like: Any = None) -> Any:

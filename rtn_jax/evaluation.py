@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from rtn_jax.affine import transfer_points
 from rtn_jax.coordinates import Shape, cells_to_pixels, pixels_to_cells, resize_points
 from rtn_jax.correlation import l2_normalize
 from rtn_jax.data.pairs import Benchmark, KeypointPair
 from rtn_jax.images import resize
 from rtn_jax.metrics import bootstrap_interval, pck, pck_length, pck_name, summarize
-from rtn_jax.model import Features, Output, encode, grids, match
+from rtn_jax.model import Features, encode, grids, match
 from rtn_jax.params import Params
 from rtn_jax.sampling import bilinear_sample
 
@@ -163,17 +164,11 @@ def evaluate(
 def image_sizes(benchmark: Benchmark) -> Callable[[str], Shape]:
     """(height, width) of every image, each read once."""
 
-    @lru_cache(maxsize=None)
+    @cache
     def size(name: str) -> Shape:
         return benchmark.read_image(name).shape[:2]
 
     return size
-
-
-def match_pair(params: Params, benchmark: Benchmark, pair: KeypointPair) -> tuple[np.ndarray, np.ndarray, Output]:
-    """Both images of a pair and the network's output for them, in their own pixels (for pictures)."""
-    src, tgt = benchmark.read_image(pair.src), benchmark.read_image(pair.tgt)
-    return src, tgt, match(params, encode(params, src), encode(params, tgt))
 
 
 @jax.jit
@@ -188,8 +183,6 @@ def _padded(points: Points) -> Points:
 
 
 def _look_up(mapping: Float[np.ndarray, "H W 2"], points: Points) -> Points:
-    from rtn_jax.affine import transfer_points
-
     return np.asarray(transfer_points(jnp.asarray(mapping), jnp.asarray(_padded(points))), np.float64)[: len(points)]
 
 

@@ -45,24 +45,22 @@ class GeometryNetwork(nn.Module):
             x = jnp.concatenate([x, skip], axis=-1)
             x = self._conv(x, skip.shape[-1], f"conv{stage}")
             x = self._conv(x, skip.shape[-1], f"conv{stage}b")
-        zeros = nn.initializers.zeros_init()
-        return nn.Conv(6, (9, 9), dtype=self.dtype, conv_general_dilated=convolve, kernel_init=zeros, name="conv10")(x)
+        return self._conv(x, 6, "conv10", size=9, last=True)
 
-    def _conv(self, x: Array, features: int, name: str, size: int = 3) -> Array:
-        he_normal = nn.initializers.he_normal()
-        return nn.relu(
-            nn.Conv(
-                features,
-                (size, size),
-                dtype=self.dtype,
-                conv_general_dilated=convolve,
-                kernel_init=he_normal,
-                name=name,
-            )(x)
+    def _conv(self, x: Array, features: int, name: str, *, size: int = 3, last: bool = False) -> Array:
+        initializers = nn.initializers
+        conv = nn.Conv(
+            features,
+            (size, size),
+            dtype=self.dtype,
+            conv_general_dilated=convolve,
+            kernel_init=initializers.zeros_init() if last else initializers.he_normal(),
+            name=name,
         )
+        return conv(x) if last else nn.relu(conv(x))
 
 
-def _pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
+def _pool(x: Float[Array, "b h w c"]) -> Float[Array, "b (h+1)//2 (w+1)//2 c"]:
     """2x2 max pooling, an odd size padded at the bottom and right."""
     padding = ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0))
     return jax.lax.reduce_window(x, np.array(-np.inf, x.dtype), jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), padding)

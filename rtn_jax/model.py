@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from rtn_jax.affine import add_residual, identity_field, resize_field, transfer_points
 from rtn_jax.backbones import Tap, backbone
@@ -32,6 +33,10 @@ class Features:
     """Per level's layer, the input and output of its last convolution."""
     image_shape: Shape
     """(height, width) of the images that were given; results come back in their pixels."""
+
+    def of_image(self, shape: Shape) -> Features:
+        """The same features as of images of another size, for images that were resized before they were encoded."""
+        return Features(self.taps, shape)
 
 
 @partial(
@@ -57,7 +62,11 @@ class Output:
     """0..1: cosine between each source feature and the target feature it was matched to."""
 
 
-def apply(params: Params, src: Float[Array, "b H W 3"], tgt: Float[Array, "b H2 W2 3"]) -> Output:
+Image = Shaped[Array | np.ndarray, "..."]
+"""`[b, H, W, 3]` or `[H, W, 3]`, uint8 or float; `apply` says what is wrong with anything else."""
+
+
+def apply(params: Params, src: Image, tgt: Image) -> Output:
     """Finds for every pixel of the source its correspondence in the target.
 
     Args:
@@ -79,13 +88,13 @@ def apply(params: Params, src: Float[Array, "b H W 3"], tgt: Float[Array, "b H2 
     return _apply(params, src, tgt)
 
 
-def encode(params: Params, image: Float[Array, "b H W 3"]) -> Features:
+def encode(params: Params, image: Image) -> Features:
     """Computes the features of images once, to be matched in any number of pairs; takes what `apply` takes."""
     return _encode(params, _check_image("image", image))
 
 
 def match(params: Params, src: Features, tgt: Features) -> Output:
-    """Matches images by their features: `apply(params, a, b)` equals `match(params, encode(params, a), encode(params, b))`.
+    """Matches images by their features: `match(p, encode(p, a), encode(p, b))` is `apply(p, a, b)`.
 
     Raises:
         ValueError: if the features are not those of this config's layers, or of different batch or image size.
@@ -103,7 +112,7 @@ def match(params: Params, src: Features, tgt: Features) -> Output:
     return _match(params, src, tgt)
 
 
-def transfer_keypoints(out: Output, src_points: Float[Array, "b n 2"]) -> Float[Array, "b n 2"]:
+def transfer_keypoints(out: Output, src_points: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "..."]:
     """Carries points of the source over to the target.
 
     Args:
@@ -163,46 +172,53 @@ def _match(params: Params, src: Features, tgt: Features) -> Output:
 def _recurrence(
     params: Params, src: dict[str, Tap], tgt: dict[str, Tap]
 ) -> tuple[Float[Array, "b h w 2 3"], tuple[Float[Array, "k b h w 2 3"], ...], Float[Array, "b h w m"]]:
-    """`T^k = T^(k-1) + F(C(D^s, D^t(T^(k-1))))` over the levels, coarse to fine."""
+    """The levels, coarse to fine: the final field, the fields after every iteration, and the last raw volume."""
     config = params.config
-    network, geometry = backbone(config), geometry_network(config)
+    batch = src[config.levels[0].layer].output.shape[0]
+    field = identity_field(batch, grids(config)[0][1], _wide(config))
     history = []
-    field, volume = None, None
-    for level in config.levels:
-        src_features = l2_normalize(src[level.layer].output)
-        inputs = tgt[level.layer].input
-        shape = src_features.shape[1:3]
-        field = _start(config, field, src_features.shape[0], shape)
-
-        def correlate(
-            field: Array, layer: str = level.layer, inputs: Array = inputs, src: Array = src_features
-        ) -> Array:
-            warped = network.redo(params.weights["backbone"], layer, inputs, field, config.normalization)
-            return window_correlation(src, l2_normalize(warped), radius=config.radius)
-
-        def iterate(
-            carry: tuple[Array, Array], _: None, correlate: Any = correlate
-        ) -> tuple[tuple[Array, Array], Array]:
-            volume = correlate(carry[0])
-            residual = geometry.apply({"params": params.weights["geometry"]}, l2_normalize(volume))
-            field = add_residual(carry[0], residual)
-            return (field, volume), field
-
-        volume = jnp.zeros((*field.shape[:3], (2 * config.radius + 1) ** 2), _wide(config))
-        step = jax.checkpoint(iterate) if config.remat else iterate
-        unroll = jax.default_backend() == "cpu" if config.unroll is None else config.unroll
-        (field, volume), fields = lax.scan(step, (field, volume), None, level.iterations, unroll=unroll)
+    for level, (_, shape) in zip(config.levels, grids(config), strict=True):
+        while field.shape[1] < shape[0]:  # grids differ by powers of two: images are padded to whole cells
+            field = resize_field(field, (2 * field.shape[1], 2 * field.shape[2]), border=config.upsampling)
+        correlate = _correlation_under(params, level.layer, src[level.layer], tgt[level.layer])
+        field, volume, fields = _iterate(params, level.iterations, correlate, field)
         history.append(fields)
     return field, tuple(history), correlate(field) if config.final_correlation else volume
 
 
-def _start(config: Config, field: Array | None, batch: int, shape: Shape) -> Float[Array, "b h w 2 3"]:
-    """The field a level starts from: the identity, or the coarser level's result on the finer grid."""
-    if field is None:
-        return identity_field(batch, shape, _wide(config))
-    while field.shape[1] < shape[0]:  # grids differ by powers of two: images are padded to whole cells
-        field = resize_field(field, (2 * field.shape[1], 2 * field.shape[2]), border=config.upsampling)
-    return field
+Correlate = Callable[[Float[Array, "b h w 2 3"]], Float[Array, "b h w m"]]
+
+
+def _correlation_under(params: Params, layer: str, src: Tap, tgt: Tap) -> Correlate:
+    """`T -> C(D^s, D^t(T))`: the raw volume as a function of the field. What does not depend on it is done here."""
+    config, network = params.config, backbone(params.config)
+    src_features = l2_normalize(src.output)
+
+    def correlate(field: Float[Array, "b h w 2 3"]) -> Float[Array, "b h w m"]:
+        warped = network.redo(params.weights["backbone"], layer, tgt.input, field, config.normalization)
+        return window_correlation(src_features, l2_normalize(warped), radius=config.radius)
+
+    return correlate
+
+
+def _iterate(
+    params: Params, iterations: int, correlate: Correlate, field: Float[Array, "b h w 2 3"]
+) -> tuple[Float[Array, "b h w 2 3"], Float[Array, "b h w m"], Float[Array, "k b h w 2 3"]]:
+    """`T^k = T^(k-1) + F(C(D^s, D^t(T^(k-1))))` with shared weights: the last field and volume, and every field."""
+    config, geometry = params.config, geometry_network(params.config)
+
+    def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
+        volume = correlate(carry[0])
+        residual = geometry.apply({"params": params.weights["geometry"]}, l2_normalize(volume))
+        refined = add_residual(carry[0], jnp.asarray(residual))
+        return (refined, volume), refined
+
+    start = field, jnp.zeros((*field.shape[:3], (2 * config.radius + 1) ** 2), _wide(config))
+    unroll = jax.default_backend() == "cpu" if config.unroll is None else config.unroll
+    (field, volume), fields = lax.scan(
+        jax.checkpoint(step) if config.remat else step, start, None, iterations, unroll=unroll
+    )
+    return field, volume, fields
 
 
 def _mapping(config: Config, affine: Array, src_shape: Shape, tgt_shape: Shape) -> Float[Array, "b H W 2"]:

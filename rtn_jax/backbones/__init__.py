@@ -5,7 +5,7 @@ Nothing outside this package knows which backbone runs.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
@@ -25,6 +25,7 @@ class Tap(NamedTuple):
     """The layer's features, not normalised."""
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """A feature extractor; frozen, without weights of its own."""
 

@@ -58,7 +58,7 @@ class VGG19(nn.Module):
                     (3, 3),
                     dtype=self.dtype,
                     conv_general_dilated=convolve,
-                    kernel_init=_HE_NORMAL,
+                    kernel_init=nn.initializers.he_normal(),
                     name=name,
                 )(inputs)
             )
@@ -103,7 +103,8 @@ class VGGBackbone:
 
     def taps(self, weights: dict[str, Any], images: Float[Array, "b H W 3"]) -> dict[str, tuple[Array, Array]]:
         """Input and output (after ReLU) of every convolution in `layers`; pooling drops an odd last row or column."""
-        return self._module.apply({"params": weights}, images)
+        taps: dict[str, tuple[Array, Array]] = self._module.apply({"params": weights}, images)  # type: ignore[assignment]
+        return taps
 
     def redo(
         self,
@@ -124,13 +125,10 @@ class VGGBackbone:
         return nn.relu(flat @ kernel.reshape(flat.shape[-1], -1) + bias)
 
 
-_HE_NORMAL = nn.initializers.he_normal()
-
-
 def _deepest(layers: tuple[str, ...]) -> str:
     return max(layers, key=list(LAYERS).index)
 
 
-def _pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
+def _pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
     """2x2 max pooling; an odd last row or column is dropped, as the original does."""
     return jax.lax.reduce_window(x, np.array(-np.inf, x.dtype), jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")

@@ -1,0 +1,1 @@
+"""Benchmarks, photos and synthetic pairs, on the host."""

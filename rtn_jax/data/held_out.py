@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, UInt8
 
 from rtn_jax.coordinates import Shape, grid_points
 from rtn_jax.data.pairs import Benchmark, KeypointPair
-from rtn_jax.data.synthetic import Warp, WarpRange, inside, random_warps, warp_mapping, warp_photos
+from rtn_jax.data.synthetic import WarpRange, inside, random_warps, warp_mapping, warp_photos
 from rtn_jax.images import resize
 
 POINTS_PER_SIDE = 10
@@ -50,8 +51,8 @@ def held_out_benchmark(
         images[name] = np.rint(tgt).astype(np.uint8)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), i), pairs_per_photo)
         for j, key in enumerate(keys):
-            src, points = _warped(random_warps(key[None], limits), images[name], grid)
-            kept = np.asarray(inside(points, shape))
+            src, points = (np.asarray(array[0]) for array in _warped(key, images[name], limits))
+            kept = np.asarray(inside(jnp.asarray(points), shape))
             images[f"{name} warp {j}"] = src
             pair = KeypointPair(
                 src=f"{name} warp {j}", tgt=name, src_points=grid[kept], tgt_points=points[kept], category=name
@@ -60,6 +61,9 @@ def held_out_benchmark(
     return Benchmark(name="held-out warps", pairs=tuple(pairs), read_image=images.__getitem__, threshold="img")
 
 
-def _warped(warp: Warp, photo: Any, points: Any) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "n 2"]]:
-    image = np.asarray(warp_photos(warp, photo[None].astype(np.float32))[0])
-    return np.rint(image).astype(np.uint8), np.asarray(warp_mapping(warp, points, photo.shape[:2])[0], np.float64)
+@partial(jax.jit, static_argnames="limits")
+def _warped(key: Array, photo: Array, limits: WarpRange) -> tuple[Array, Array]:
+    """One warp of a photo as uint8 `[1, H, W, 3]`, and where the grid of points on it lies in the photo."""
+    warp = random_warps(key[None], limits)
+    image = jnp.rint(warp_photos(warp, photo[None].astype(jnp.float32))).astype(jnp.uint8)
+    return image, warp_mapping(warp, grid_points(photo.shape[:2], POINTS_PER_SIDE), photo.shape[:2])

@@ -1,7 +1,7 @@
 """Pairs with known correspondence: a photo, and the photo warped by a random affine and thin-plate spline.
 
-The *target* is the photo; the *source* is the photo seen through a warp `G`: `source(p) = target(G(p))`, so `G` itself is the
-exact mapping from the source into the target, at every pixel and in closed form, its derivative included.
+The *target* is the photo; the *source* is the photo seen through a warp `G`: `source(p) = target(G(p))`, so `G` itself
+is the exact mapping from the source into the target, at every pixel and in closed form, its derivative included.
 
 Source of the recipe and its ranges: the release's first stage (FCSS / geometric matching tradition).
 """
@@ -77,9 +77,8 @@ def _random_warp(key: Array, limits: WarpRange) -> Warp:
 
 def warp_mapping(warp: Warp, points: Float[np.ndarray, "*n 2"], shape: Shape) -> Float[Array, "b *n 2"]:
     """Where points of the source lie in the target, in pixels of an image of `shape`."""
-    u = normalize_points(points, shape, "centers")
-    basis = jnp.asarray(_spline_basis(u.reshape(-1, 2)), jnp.float32)  # [n, 9]
-    flat = jnp.asarray(u.reshape(-1, 2), jnp.float32)
+    flat = normalize_points(points, shape, "centers").reshape(-1, 2)
+    basis = _spline_basis(flat)  # [n, 9]
     moved = jnp.einsum("bij,nj->bni", warp.affine[..., :2], flat) + warp.affine[:, None, :, 2]
     moved = moved + jnp.einsum("nk,bki->bni", basis, warp.bend)
     return denormalize_points(moved, shape, "centers").reshape(-1, *points.shape)
@@ -103,7 +102,7 @@ def warp_photos(warp: Warp, photos: Float[Array, "b H W c"]) -> Float[Array, "b 
     return bilinear_sample(photos, positions)
 
 
-def inside(points: Float[Array, "*n 2"], shape: Shape) -> Bool[Array, "*n"]:
+def inside(points: Float[Array | np.ndarray, "*n 2"], shape: Shape) -> Bool[Array, "*n"]:
     """Whether positions lie on an image, its border pixels' centres included."""
     limit = jnp.asarray([shape[1] - 1, shape[0] - 1])
     return jnp.all((points >= 0) & (points <= limit), axis=-1)

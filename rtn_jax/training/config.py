@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rtn_jax.config import PRESETS, BackboneName, Config, DtypeName
 
@@ -27,8 +27,8 @@ class TrainConfig:
     stage: Stage = "synthetic"
     """synthetic: random warps of photos, with known ground truth. weak: pairs of photos of one class, without any."""
     data: str = "builtin"
-    """Folder of photos (synthetic), or folder with one folder of photos per class (weak). builtin: photos that come with
-    the installed packages."""
+    """Folder of photos (synthetic), or folder with one folder of photos per class (weak); builtin: photos that come
+    with the installed packages."""
     val: str = "builtin"
     """Folder of photos that are held out: the network is measured on fixed warps of them."""
     init: str | None = None
@@ -96,7 +96,11 @@ class TrainConfig:
         Raises:
             ValueError: if the flags do not fit the preset.
         """
-        chosen = {"image_size": self.image_size, "geometry_width": self.geometry_width, "iterations": self.iterations}
+        chosen: dict[str, Any] = {
+            "image_size": self.image_size,
+            "geometry_width": self.geometry_width,
+            "iterations": self.iterations,
+        }
         changes = {name: value for name, value in chosen.items() if value is not None}
         return PRESETS[self.preset](self.backbone).replace(
             compute_dtype=self.compute_dtype, remat=self.remat, **changes

@@ -9,7 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
 from rtn_jax.affine import field_statistics
@@ -21,7 +23,8 @@ from rtn_jax.model import apply, grids
 from rtn_jax.params import Params
 from rtn_jax.training.config import TrainConfig
 
-Batch = dict[str, Array]
+Batch = dict[str, Any]
+"""Arrays whose first axis is the pair."""
 Metrics = dict[str, Array]
 Step = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
 
@@ -87,13 +90,16 @@ def parallel(step: Step, devices: int) -> Step:
     Raises:
         ValueError: from the returned function, if the batch does not divide.
     """
-    mapped = jax.pmap(step, axis_name=_AXIS, in_axes=(None, 0), out_axes=(None, None), devices=jax.devices()[:devices])
+    chosen = jax.devices()[:devices]
+    mapped = jax.pmap(step, axis_name=_AXIS, in_axes=(None, 0), out_axes=(None, None), devices=chosen)
+    everywhere = NamedSharding(Mesh(np.asarray(chosen), (_AXIS,)), PartitionSpec())
 
     def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         size = len(next(iter(batch.values())))
         if size % devices:
             raise ValueError(f"batch_size: {size} pairs cannot be split evenly over {devices} devices")
-        return mapped(state, jax.tree.map(lambda x: x.reshape(devices, size // devices, *x.shape[1:]), batch))
+        state = jax.device_put(state, everywhere)  # as it comes back: otherwise the second step would compile again
+        return mapped(state, {name: x.reshape(devices, size // devices, *x.shape[1:]) for name, x in batch.items()})
 
     return run
 
@@ -136,7 +142,7 @@ def _field_metrics(field: Float[Array, "b h w 2 3"]) -> Metrics:
 
 
 def _split(weights: dict[str, Any], train: TrainConfig) -> tuple[PyTree, PyTree]:
-    """(trained, fixed)"""
+    """The weights the optimiser changes, and the others."""
     if train.train_backbone:
         return dict(weights), {}
     return {"geometry": weights["geometry"]}, {"backbone": weights["backbone"]}

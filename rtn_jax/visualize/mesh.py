@@ -23,7 +23,7 @@ MAX_STRETCH = 8.0
 
 _UNKNOWN = 1e9  # the benchmarks' flow files mark unknown motion by values from here on
 _INSIDE = -1e-6  # smallest barycentric coordinate of a pixel inside a triangle: its edges belong to it
-_CHUNK = 1 << 20  # candidate pixels at a time: bounds the memory whatever the pictures' sizes
+_CHUNK = 1 << 20  # candidate pixels at a time
 
 
 def check_mapping(mapping: ArrayLike, shape: Shape | None = None, name: str = "mapping") -> Float[np.ndarray, "H W 2"]:
@@ -82,7 +82,8 @@ def forward_warp(
     """The source carried into the target's frame: `(image float32 in 0..255, coverage)`.
 
     Where the mapping folds over, the part oriented like most of the mesh is on top; triangles torn apart
-    (`MAX_STRETCH`) are left out. A hole has colour 0 and `coverage` False.
+    (`MAX_STRETCH`) are left out. A hole has colour 0 and `coverage` False. Meant for pictures as a screen shows them:
+    half a second at 540 x 360, a minute and 7 GB at 12 megapixels.
 
     Args:
         src: `[H, W, 3]`.

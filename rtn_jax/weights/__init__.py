@@ -11,7 +11,7 @@ from rtn_jax.weights.fetch import WeightsUnavailable, fetch_vgg19
 from rtn_jax.weights.layout import Layers
 from rtn_jax.weights.matfile import has_variable
 
-__all__ = ["WeightsUnavailable", "fetch_vgg19", "read", "read_backbone"]
+__all__ = ["WeightsUnavailable", "fetch_vgg19", "pretrained", "read", "read_backbone"]
 
 
 def read(path: str | PathLike[str]) -> dict[str, Layers]:
@@ -35,3 +35,19 @@ def read(path: str | PathLike[str]) -> dict[str, Layers]:
 def read_backbone(path: str | PathLike[str]) -> Layers:
     """The VGG-19 convolutions in a file, as `read` finds them: up to conv5_4, or conv5_1 in the released network."""
     return read(path)["backbone"]
+
+
+def pretrained(backbone: str, source: str = "pretrained") -> Layers:
+    """Weights of a backbone for `rtn_jax.init(..., backbone_weights=)`.
+
+    Args:
+        backbone: `vgg`.
+        source: `pretrained` fetches the published file on first use; anything else is the path of a file.
+
+    Raises:
+        ValueError: if the backbone is unknown, or the file is missing or is not of this backbone.
+        WeightsUnavailable: (a `ValueError`) if the file is to be fetched and no source answers.
+    """
+    if backbone != "vgg":
+        raise ValueError(f"backbone: expected vgg, got {backbone!r}")
+    return read_backbone(fetch_vgg19(None if source == "pretrained" else source))

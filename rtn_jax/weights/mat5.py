@@ -102,12 +102,13 @@ class Mat5Value(Value):
         if not self.has_field(name):
             raise self._expected(f"a struct with the field {name!r}")
         names = self._field_names()
-        return self._matrices(f"{self.where}.{name}", 2, len(names))[names.index(name) :: len(names)]
+        matrices = self._matrices(2, len(names))[names.index(name) :: len(names)]
+        return self._placed(f"{self.where}.{name}", matrices)
 
     def cells(self) -> list[Value]:
         if self._class != CELL:
             raise self._expected("a cell array")
-        return self._matrices(self.where, 0, 1)
+        return self._placed(self.where, self._matrices(0, 1))
 
     def text(self) -> str:
         if self._class != CHAR or not self._body or len(self._body[0][1]) > LONGEST_NAME:
@@ -122,8 +123,8 @@ class Mat5Value(Value):
         stored = np.dtype("<" + STORED[code]) if code in STORED else None
         if stored is None or self.dtype.kind not in "fiu" or len(data) != math.prod(self.shape) * stored.itemsize:
             raise self._expected(f"an array of {math.prod(self.shape)} numbers")
-        # MATLAB packs whole numbers of a float array into small integers; the class says what they are.
-        return np.frombuffer(data, stored).astype(self.dtype).reshape(self.shape, order="F")
+        # MATLAB packs whole numbers of a float array into small integers: `stored` may differ from `dtype`, the class.
+        return np.frombuffer(data, stored).reshape(self.shape, order="F")
 
     def _field_names(self) -> list[str]:
         if len(self._body) < 2 or len(self._body[0][1]) != 4:
@@ -134,13 +135,16 @@ class Mat5Value(Value):
             raise self._expected("the names of a struct's fields")
         return [_text(joined[at : at + length]) for at in range(0, len(joined), length)]
 
-    def _matrices(self, where: str, first: int, per_element: int) -> list[Value]:
+    def _matrices(self, first: int, per_element: int) -> list[memoryview]:
         """The matrices inside this one, `per_element` for each element of its shape."""
         matrices = self._body[first:]
         if len(matrices) != math.prod(self.shape) * per_element or any(code != MATRIX for code, _ in matrices):
             raise self._expected(f"{math.prod(self.shape)} elements")
-        places = element_places(where, math.prod(self.shape))
-        return [Mat5Value(places[i // per_element], data) for i, (_, data) in enumerate(matrices)]
+        return [data for _, data in matrices]
+
+    def _placed(self, where: str, matrices: list[memoryview]) -> list[Value]:
+        places = element_places(where, len(matrices))
+        return [Mat5Value(place, data) for place, data in zip(places, matrices, strict=True)]
 
 
 def _head(where: str, content: memoryview) -> tuple[int, tuple[int, ...], str]:

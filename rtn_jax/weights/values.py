@@ -40,7 +40,7 @@ class Value(ABC):
 
     @abstractmethod
     def read(self) -> AnyArray:
-        """A numeric array, axes as in MATLAB."""
+        """A numeric array, axes as in MATLAB; its numbers may be stored in a smaller type than `dtype`."""
 
     def only(self, name: str) -> Value:
         """The field's value in a plain struct."""

@@ -98,33 +98,35 @@ def write_v7(path: Path, variables: dict[str, Any], compress: bool = True) -> No
 
 
 def _matrix(value: Any, name: str = "") -> bytes:
+    if isinstance(value, bytes):  # an element made by hand
+        return value
     if isinstance(value, Struct):
         fields = list(value.elements[0]) if value.elements else []
         names = b"".join(field.encode().ljust(_FIELD_LENGTH, b"\0") for field in fields)
-        body = struct.pack("<HHI", 5, 4, _FIELD_LENGTH) + _element(1, names)  # a small element, then the names
+        body = struct.pack("<HHI", 5, 4, _FIELD_LENGTH) + element(1, names)  # a small element, then the names
         body += b"".join(_matrix(element[field]) for element in value.elements for field in fields)
-        return _headed(_STRUCT, (1, len(value.elements)), name, body)
+        return headed(_STRUCT, (1, len(value.elements)), name, body)
     if isinstance(value, Cell):
-        return _headed(_CELL, (1, len(value.elements)), name, b"".join(_matrix(item) for item in value.elements))
+        return headed(_CELL, (1, len(value.elements)), name, b"".join(_matrix(item) for item in value.elements))
     if isinstance(value, str):
-        return _headed(_CHAR, (1, len(value)), name, _element(4, value.encode("utf-16-le")))
+        return headed(_CHAR, (1, len(value)), name, element(4, value.encode("utf-16-le")))
     dims = value.shape if value.ndim > 1 else (value.size, 1)
     while len(dims) > 2 and dims[-1] == 1:  # MATLAB drops trailing axes of one
         dims = dims[:-1]
     stored = value
     if value.dtype.kind == "f" and value.size < 10_000 and np.isin(value, np.arange(256)).all():
         stored = value.astype(np.uint8)  # MATLAB stores whole numbers in the smallest type that holds them
-    body = _element(_STORED[stored.dtype.name], stored.tobytes(order="F"))
-    return _headed(_CLASSES[value.dtype.name], dims, name, body)
+    body = element(_STORED[stored.dtype.name], stored.tobytes(order="F"))
+    return headed(_CLASSES[value.dtype.name], dims, name, body)
 
 
-def _headed(matlab_class: int, dims: tuple[int, ...], name: str, body: bytes) -> bytes:
-    flags = _element(6, struct.pack("<II", matlab_class, 0))
-    head = flags + _element(5, struct.pack(f"<{len(dims)}i", *dims)) + _element(1, name.encode())
+def headed(matlab_class: int, dims: tuple[int, ...], name: str, body: bytes) -> bytes:
+    flags = element(6, struct.pack("<II", matlab_class, 0))
+    head = flags + element(5, struct.pack(f"<{len(dims)}i", *dims)) + element(1, name.encode())
     return struct.pack("<II", _MATRIX, len(head) + len(body)) + head + body
 
 
-def _element(stored: int, data: bytes) -> bytes:
+def element(stored: int, data: bytes) -> bytes:
     return struct.pack("<II", stored, len(data)) + data + b"\0" * (-len(data) % 8)
 
 
@@ -159,6 +161,10 @@ class _Hidden:
             node = group.create_dataset(name, data=codes)
             node.attrs["MATLAB_int_decode"] = np.int32(2)
             return _classed(node, "char")
+        if value.size == 0:
+            node = group.create_dataset(name, data=np.array(value.shape, np.uint64))
+            node.attrs["MATLAB_empty"] = np.uint8(1)
+            return _classed(node, "double")
         array = value if value.ndim > 1 else value[:, None]
         while array.ndim > 2 and array.shape[-1] == 1:
             array = array[..., 0]

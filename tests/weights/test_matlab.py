@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import h5py
@@ -239,6 +241,71 @@ def test_truncated_and_damaged_files(narrow, write, tmp_path):
             matlab.read_released(tmp_path / "damaged.mat")
         except ValueError as error:
             assert "damaged.mat: " in str(error)
+
+
+@pytest.mark.parametrize(
+    ("element", "message"),
+    [
+        (files.headed(7, (3, 3, 3, 2), "", files.element(7, bytes(8))), r"value\{1\}: expected an array of 54 numbers"),
+        (
+            files.headed(7, (3, 3, 3, 2), "", files.element(14, bytes(216))),
+            r"value\{1\}: expected an array of 54 numbers",
+        ),
+        (files.headed(7, (3, 3, 3, 2), "", b"\x07\0\x09\0" + bytes(4)), r"value\{1\}: .*a short element of 9 bytes"),
+        (
+            files.headed(7, (3, 3, 3, 2), "", b"\x07\0\0\0\xff\0\0\0" + bytes(8)),
+            r"value\{1\}: an element reaches 247 bytes",
+        ),
+        (files.headed(7, (3, -3), "", files.element(7, b"")), r"value\{1\}: expected dimensions, found \(3, -3\)"),
+        (files.headed(7, (3,), "", files.element(7, b"")), r"value\{1\}: expected dimensions, found \(3,\)"),
+        (b"\x0e\0\0\0\x08\0\0\0" + bytes(8), r"value\{1\}: expected a matrix with flags"),
+        (files.element(6, bytes(8)), "params: expected 2 elements"),
+    ],
+    ids=["short", "matrix", "short form", "beyond", "negative", "one dimension", "no flags", "no matrix"],
+)
+def test_damaged_elements(narrow, tmp_path, monkeypatch, element, message):
+    monkeypatch.setattr(layout, "VGG19_BLOCKS", ((2, 1),))
+    monkeypatch.setattr(layout, "GEOMETRY", {})
+    monkeypatch.setattr(matlab, "RELEASED_LAST", "conv1_1")
+    params = [("conv1_1f", element), ("conv1_1b", np.ones((1, 2)))]
+    files.write_v7(tmp_path / "net.mat", files.dagnn(params))
+    with pytest.raises(ValueError, match=message):
+        matlab.read_released(tmp_path / "net.mat")
+
+
+def test_compressed_variable_that_is_cut_off(narrow, tmp_path):
+    """The element is as long as it says, but what was compressed is not all there."""
+    element = files._matrix(files.dagnn(files.released_params(released_tree()))["net"], "net")
+    for packed in (zlib.compress(element)[:-1000], zlib.compress(element[:-1000])):
+        files.write_v7(tmp_path / "net.mat", {})
+        with (tmp_path / "net.mat").open("ab") as file:
+            file.write(struct.pack("<II", 15, len(packed)) + packed)
+        with pytest.raises(ValueError, match="an incomplete variable"):
+            matlab.read_released(tmp_path / "net.mat")
+
+
+def test_empty_values_and_long_names(narrow, write, tmp_path):
+    params = dict(files.released_params(released_tree()))
+    params["conv1_1f"] = np.zeros((0, 0))
+    write(tmp_path / "net.mat", files.dagnn(list(params.items())))
+    with pytest.raises(ValueError, match=r"wrong shape: conv1_1f \(found 0x0x1x1, expected 3x3x3x2\)"):
+        matlab.read_released(tmp_path / "net.mat")
+    write(tmp_path / "net.mat", files.dagnn([("a" * 1001, np.ones((1, 1)))]))
+    with pytest.raises(ValueError, match="name: expected a text"):
+        matlab.read_released(tmp_path / "net.mat")
+
+
+def test_absurd_references(narrow, tmp_path):
+    files.write_v73(tmp_path / "net.mat", files.dagnn(files.released_params(released_tree())))
+    with h5py.File(tmp_path / "net.mat", "r+") as file:
+        file["net/params/value"][3, 0] = h5py.Reference()
+    with pytest.raises(ValueError, match="value: an element refers to nothing"):
+        matlab.read_released(tmp_path / "net.mat")
+    with h5py.File(tmp_path / "net.mat", "r+") as file:
+        del file["net/params/value"]
+        file["net/params"].create_dataset("value", (1 << 40, 1), h5py.ref_dtype, chunks=(1024, 1))
+    with pytest.raises(ValueError, match="value: expected at most 100000 elements, found 1099511627776"):
+        matlab.read_released(tmp_path / "net.mat")
 
 
 @pytest.mark.parametrize("read", [matlab.read_released, matlab.read_vgg, weights.read, weights.read_backbone])

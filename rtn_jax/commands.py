@@ -1,0 +1,86 @@
+"""What the command lines share: parsing from dataclasses, errors in one line, the compilation cache."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+T = TypeVar("T")
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+def run(prog: str, config: type[T], action: Callable[[T], object], args: Sequence[str] | None = None) -> None:
+    """Parses a command line into a config and acts on it.
+
+    A user's mistake (a `ValueError`, an unreadable file) ends the process with one line and exit code 2, an
+    interruption with 130; anything else is a defect of ours and keeps its traceback.
+    """
+    parsed = _parse(prog, config, sys.argv[1:] if args is None else args)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("absl", "jax", "orbax", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    _keep_compiled_programs()
+    try:
+        action(parsed)
+    except ValueError as error:
+        fail(prog, str(error))
+    except OSError as error:
+        fail(prog, f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{prog}: interrupted\n")
+        sys.exit(INTERRUPTED)
+
+
+def _parse(prog: str, config: type[T], args: Sequence[str]) -> T:
+    import tyro
+
+    report = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(report):
+            return tyro.cli(config, prog=prog, args=args)
+    except SystemExit as end:
+        if end.code:
+            fail(prog, " ".join(_message(report.getvalue())))
+        raise
+    except ValueError as error:
+        fail(prog, str(error))
+
+
+def _message(box: str) -> Iterator[str]:
+    """The words of tyro's boxed report, up to the rule under which it repeats the help."""
+    for line in box.splitlines():
+        text = line.strip().strip("│").strip()
+        if text.startswith("─"):
+            return
+        if text and not text.startswith(("╭", "╰")):
+            yield text
+
+
+def fail(prog: str, message: str) -> NoReturn:
+    """Ends the process with one line on stderr and exit code 2."""
+    sys.stderr.write(f"{prog}: error: {' '.join(message.split())}\n")
+    sys.exit(USER_ERROR)
+
+
+def cache_folder() -> Path:
+    """Where fetched weights and compiled programs are kept: `RTN_JAX_CACHE`, else the user's cache folder."""
+    import pooch
+
+    return Path(os.environ.get("RTN_JAX_CACHE") or pooch.os_cache("rtn_jax")).expanduser().absolute()
+
+
+def _keep_compiled_programs() -> None:
+    """The gradient takes half a minute to compile; jax can keep the result, unless the user has said where already."""
+    import jax
+
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,195 @@
+"""The training loop: steps, held-out figures, and everything a run folder holds.
+
+<run>/train.json        every choice of the run
+<run>/checkpoint/       the latest weights, with what is needed to continue
+<run>/metrics.jsonl     one line per evaluation
+<run>/matches_<step>.png  held-out matches
+<run>/tensorboard/      curves
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from rtn_jax import checkpoints, evaluation
+from rtn_jax.coordinates import Shape
+from rtn_jax.data.held_out import held_out_benchmark
+from rtn_jax.data.pairs import Benchmark
+from rtn_jax.data.synthetic import WarpRange
+from rtn_jax.images import save_image
+from rtn_jax.params import Params, init
+from rtn_jax.pictures import matches_picture
+from rtn_jax.training.config import TrainConfig
+from rtn_jax.training.photos import held_out_photos, make_batches
+from rtn_jax.training.step import TrainState, init_state, make_step, parallel
+from rtn_jax.weights import pretrained
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class _Run:
+    """What the loop carries besides the state."""
+
+    train: TrainConfig
+    params: Params
+    """As they were at the start; gives the config."""
+    benchmark: Benchmark
+    sizes: Callable[[str], Shape]
+    folder: Path
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def with_weights(self, state: TrainState) -> Params:
+        return Params(state.weights, self.params.config)
+
+
+def train(train: TrainConfig) -> dict[str, Any]:
+    """Trains a network and leaves it in the run folder.
+
+    Returns:
+        The figures of the last evaluation.
+
+    Raises:
+        ValueError: for data, weights or a folder that cannot be used; nothing has been written then.
+    """
+    from tensorboardX import SummaryWriter
+
+    config = train.network() if train.init is None else checkpoints.load(train.init).config
+    batches, about = make_batches(train, config.image_size)
+    photos = held_out_photos(train)
+    params = _start_params(train)
+    benchmark = held_out_benchmark(
+        photos, shape=params.config.image_size, limits=WarpRange(translation=train.translation)
+    )
+    step = parallel(make_step(params.config, train), _devices(train.batch_size))
+    state = init_state(params, train)
+    run = _Run(train, params, benchmark, evaluation.image_sizes(benchmark), train.folder)
+    state = _open(run, state)
+    _LOG.info("%s; run folder %s", about, run.folder)
+    with SummaryWriter(str(run.folder / "tensorboard")) as writer, _progress_bar() as bar:
+        task = bar.add_task("training", total=train.steps, completed=int(state.step), status="")
+        if int(state.step) == 0:
+            _evaluate(run, state, {}, writer, bar)
+        while (done := int(state.step)) < train.steps:
+            started = time.perf_counter()
+            state, averages = step(state, batches(done))
+            metrics = {name: float(value) for name, value in averages.items()}
+            if not np.isfinite(metrics["loss"]):
+                raise ValueError(f"loss: not finite at step {done}; lower --learning_rate")
+            metrics["pairs_per_second"] = train.batch_size / (time.perf_counter() - started)
+            for name, value in metrics.items():
+                writer.add_scalar(f"train/{name}", value, done + 1)
+            bar.update(task, completed=done + 1, status=_status(metrics, run.history))
+            if (done + 1) % train.eval_every == 0 or done + 1 == train.steps:
+                _evaluate(run, state, metrics, writer, bar)
+    return run.history[-1]
+
+
+def _start_params(train: TrainConfig) -> Params:
+    """A new network with the backbone weights asked for, or the checkpoint to start from."""
+    if train.init is not None:
+        params = checkpoints.load(train.init)
+        return params.configure(compute_dtype=train.compute_dtype, remat=train.remat)
+    config = train.network()
+    backbone_weights = None if train.weights == "random" else pretrained(train.backbone, train.weights)
+    return init(jax.random.key(train.seed), config, backbone_weights=backbone_weights)
+
+
+def _open(run: _Run, state: TrainState) -> TrainState:
+    """Makes the run folder, or takes up the run that is there.
+
+    Raises:
+        ValueError: if the folder holds a run with other choices, one that is finished, or something else.
+    """
+    written = run.folder / "train.json"
+    if not written.exists():
+        if run.folder.exists() and any(run.folder.iterdir()):
+            raise ValueError(f"run_dir: {run.folder} exists and is not a run of train.py; choose another folder")
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            written.write_text(json.dumps(run.train.to_dict(), indent=1) + "\n")
+        except OSError as error:
+            raise ValueError(f"run_dir: {run.folder} cannot be written: {error.strerror}") from error
+        return state
+    before, now = json.loads(written.read_text()), json.loads(json.dumps(run.train.to_dict()))
+    changed = [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
+    if changed:
+        raise ValueError(
+            f"run_dir: {run.folder} holds a run with other choices ({', '.join(changed)}); choose another folder"
+        )
+    if not (run.folder / "checkpoint").exists():
+        return state
+    step = checkpoints.read_header(run.folder / "checkpoint")["step"]
+    if step >= run.train.steps:
+        raise ValueError(f"run_dir: {run.folder} holds a finished run of {step} steps; choose another folder")
+    _LOG.info("continuing %s at step %d", run.folder, step)
+    params = checkpoints.load(run.folder)
+    optimizer = checkpoints.load_training(run.folder, state.optimizer)
+    run.history.extend(json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines())
+    return TrainState(jax.numpy.asarray(step, jax.numpy.int32), params.weights, optimizer)
+
+
+def _evaluate(run: _Run, state: TrainState, metrics: dict[str, float], writer: Any, bar: Progress) -> None:
+    """Held-out figures of the network as it is: a line, curves, a picture, a checkpoint."""
+    step = int(state.step)
+    params = run.with_weights(state)
+    features = evaluation.ImageFeatures(params, run.benchmark)
+    result = evaluation.evaluate("network", evaluation.network(features), run.benchmark, run.sizes)
+    row = {"step": step, **{f"held-out {name}": value for name, value in result.metrics.items()}, **metrics}
+    checkpoints.save(run.folder / "checkpoint", params, training=state.optimizer, step=step)
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    for name, value in result.metrics.items():
+        writer.add_scalar(f"held_out/{_curve_name(name)}", value, step)
+    save_image(run.folder / f"matches_{step:06d}.png", matches_picture(params, run.benchmark))
+    run.history.append(row)
+    loss = f"loss {metrics['loss']:.4f}  " if metrics else ""
+    figures = "  ".join(f"{name} {value:.1f}" for name, value in result.metrics.items())
+    bar.console.print(f"step {step:>6}  {loss}held-out {figures}", highlight=False, soft_wrap=True)
+
+
+def _curve_name(name: str) -> str:
+    """TensorBoard takes letters, digits and a few signs: `PCK@0.10 (img)` becomes `PCK_0.10_img`."""
+    return re.sub(r"[^\w.]+", "_", name).strip("_")
+
+
+def _devices(batch_size: int) -> int:
+    """As many devices as share the batch evenly.
+
+    Raises:
+        ValueError: if there are several and the batch cannot be split over all of them.
+    """
+    devices = jax.local_device_count()
+    if batch_size % devices:
+        raise ValueError(f"batch_size: {batch_size} pairs cannot be split evenly over {devices} devices")
+    return devices
+
+
+def _progress_bar() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("step"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+    )
+
+
+def _status(metrics: dict[str, float], history: list[dict[str, Any]]) -> str:
+    held_out = next(
+        (f"held-out {k.removeprefix('held-out ')} {v:.1f}" for k, v in history[-1].items() if "@0.10" in k), ""
+    )
+    return f"loss {metrics['loss']:.4f}  {held_out}  {metrics['pairs_per_second']:.2f} pairs/s"

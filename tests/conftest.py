@@ -1,0 +1,47 @@
+"""What every test may use; shapes and types in the library's signatures are checked while tests run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+# Before anything imports the library: modules imported earlier would stay unchecked.
+jaxtyping.install_import_hook("rtn_jax", "beartype.beartype")
+
+_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def unchecked():
+    """Wrong input as users send it, without the checks of annotations, so that the library's own error is what is seen."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def x64():
+    """Double precision inside JAX, for this test alone."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def rng():
+    """Random numbers, the same in every run."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+    """Folder of the benchmarks' files: $RTN_JAX_DATA, or `../shared/data` beside the repository."""
+    folder = Path(os.environ.get("RTN_JAX_DATA", _DATA))
+    if not folder.is_dir():
+        pytest.skip(f"no benchmark data: set RTN_JAX_DATA to their folder (looked for {folder})")
+    return folder
