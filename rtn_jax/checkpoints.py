@@ -132,12 +132,13 @@ def read_header(folder: Path) -> dict[str, Any]:
         ValueError: if it is not such a file.
     """
     try:
-        header = json.loads((folder / "config.json").read_text())
-        known = header["format"] == FORMAT and "config" in header and "digest" in header
+        header: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        written = header["format"]
+        header["config"], header["digest"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'config.json'}: damaged, or not of a checkpoint ({error})") from error
-    if not known:
-        raise ValueError(f"{folder / 'config.json'}: expected the format {FORMAT!r}, got {header['format']!r}")
+    if written != FORMAT:
+        raise ValueError(f"{folder / 'config.json'}: expected the format {FORMAT!r}, got {written!r}")
     return header
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from rtn_jax.coordinates import Normalization
+from rtn_jax.coordinates import Normalization, Shape
 from rtn_jax.sampling import Border
 
 BackboneName = Literal["vgg"]
 DtypeName = Literal["float32", "bfloat16", "float64"]
 
 MIN_IMAGE_SIZE = 32
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +31,7 @@ class Level:
     """Recurrent steps at this level, at least 1."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.iterations, int) or isinstance(self.iterations, bool) or self.iterations < 1:
+        if not _is_whole(self.iterations, 1):
             raise ValueError(f"iterations: expected a whole number of at least 1, got {self.iterations!r}")
 
 
@@ -40,7 +45,7 @@ class Config:
     """Coarse to fine."""
     radius: int = 4
     """Of the correlation window in cells: (2 * radius + 1)^2 candidates."""
-    image_size: tuple[int, int] = (256, 256)
+    image_size: int | tuple[int, int] = (256, 256)
     """(height, width) both images are resized to inside; one number means a square."""
     geometry_width: int = 64
     """Channels of the first stage of the geometry network; the deepest has eight times as many."""
@@ -58,24 +63,32 @@ class Config:
     """Unroll the recurrence when compiling; None: on the CPU only, where a rolled gradient is several times slower."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.image_size, int):
-            object.__setattr__(self, "image_size", (self.image_size, self.image_size))
-        object.__setattr__(self, "image_size", tuple(self.image_size))
-        object.__setattr__(self, "levels", tuple(self.levels))
+        size = self.image_size
+        if isinstance(size, int) or not isinstance(size, Iterable):
+            size = (size, size)
+        object.__setattr__(self, "image_size", tuple(size))
         for name, kind in _CHOICES.items():
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name}: expected one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
-        if not self.levels or not all(isinstance(level, Level) for level in self.levels):
+        levels = self.levels
+        if not isinstance(levels, Iterable) or not (levels := tuple(levels)):
             raise ValueError(f"levels: expected at least one Level, got {self.levels!r}")
-        if len(self.image_size) != 2 or any(not isinstance(n, int) or n < MIN_IMAGE_SIZE for n in self.image_size):
+        if not all(isinstance(level, Level) for level in levels):
+            raise ValueError(f"levels: expected Levels, got {levels!r}")
+        object.__setattr__(self, "levels", levels)
+        if len(self.image_shape) != 2 or not all(_is_whole(n, MIN_IMAGE_SIZE) for n in self.image_shape):
             raise ValueError(
                 f"image_size: expected a number or (height, width), whole numbers of at least {MIN_IMAGE_SIZE}, "
                 f"got {self.image_size}"
             )
-        if not isinstance(self.radius, int) or self.radius < 1:
-            raise ValueError(f"radius: expected a whole number of at least 1, got {self.radius!r}")
-        if not isinstance(self.geometry_width, int) or self.geometry_width < 1:
-            raise ValueError(f"geometry_width: expected a whole number of at least 1, got {self.geometry_width!r}")
+        for name in ("radius", "geometry_width"):
+            if not _is_whole(getattr(self, name), 1):
+                raise ValueError(f"{name}: expected a whole number of at least 1, got {getattr(self, name)!r}")
+
+    @property
+    def image_shape(self) -> Shape:
+        """`image_size` as (height, width), which it always is once the config is made."""
+        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
 
     @property
     def iterations(self) -> tuple[int, ...]:
@@ -114,6 +127,7 @@ class Config:
         try:
             fields = json.loads(text)
             fields["levels"] = tuple(Level(**level) for level in fields["levels"])
+            fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
             return cls(**fields)
         except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"config: not a config of this version of rtn_jax: {error}") from error

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 Normalization = Literal["corners", "centers"]
 Shape = tuple[int, ...]  # (height, width); not tuple[int, int], which a slice of array.shape is not to a type checker
@@ -28,7 +29,7 @@ RELEASED_AFFINE_CHANNELS = (4, 3, 5, 1, 0, 2)
 """`ours.reshape(6)[i] == released[RELEASED_AFFINE_CHANNELS[i]]`; the permutation is its own inverse."""
 
 
-def pixel_grid(shape: Shape, dtype: Any = np.float32) -> Float[np.ndarray, "h w 2"]:
+def pixel_grid(shape: Shape, dtype: Any = np.float32) -> Num[np.ndarray, "h w 2"]:
     """The position (x, y) of every pixel of an image or cell of a grid."""
     height, width = shape
     y, x = np.mgrid[:height, :width]
@@ -94,11 +95,15 @@ def denormalize_points(points: Any, shape: Shape, normalization: Normalization) 
 
 
 def mirror_points(points: Any, shape: Shape) -> Any:
-    """Positions `[..., 2]` folded back into the image at its outer edges, as if it were surrounded by mirror images."""
+    """Positions `[..., 2]` folded back at the image's outer edges, as if it were surrounded by mirror images.
+
+    The border pixels stand on both sides of an edge, so between their centres the image is constant: positions there
+    are moved to the centre, and none of the result lies outside the centres of the image's pixels.
+    """
     points = _float(points)
     size = _xy(shape, points)
     phase = (points + 0.5) % (2 * size)  # 0 .. 2n, the second half runs backwards
-    return size - abs(phase - size) - 0.5
+    return (size - abs(phase - size) - 0.5).clip(0, size - 1)
 
 
 def denormalize_vectors(vectors: Any, shape: Shape, normalization: Normalization) -> Any:
@@ -180,5 +185,5 @@ def _float(values: Any) -> Any:
     if not hasattr(values, "dtype"):
         values = np.asarray(values, np.float64)
     if values.dtype.kind in "iub":
-        values = values.astype(np.float32 if values.dtype.itemsize < 4 else np.float64)
+        values = values.astype(np.float64 if isinstance(values, np.ndarray) else jnp.result_type(float))
     return values

@@ -77,7 +77,7 @@ class ImageFeatures:
     def _compute(self, name: str) -> tuple[Features, Shape]:
         image = self._read(name)
         # Resized here, on the host: every image then has one shape, and nothing is compiled twice.
-        sized = resize(image, self.params.config.image_size)
+        sized = resize(image, self.params.config.image_shape)
         return encode(self.params, sized), (image.shape[0], image.shape[1])
 
 
@@ -103,10 +103,10 @@ def nearest(features: ImageFeatures) -> Predict:
         answers = []
         for pair in pairs:
             (src, src_shape), (tgt, tgt_shape) = features(pair.src), features(pair.tgt)
-            points = pixels_to_cells(resize_points(pair.src_points, src_shape, config.image_size), stride)
+            points = pixels_to_cells(resize_points(pair.src_points, src_shape, config.image_shape), stride)
             best = np.asarray(_most_similar(src.taps[layer].output, tgt.taps[layer].output, _padded(points)))
             cells = np.stack(np.unravel_index(best[: len(points)], grid)[::-1], -1).astype(np.float64)
-            answers.append(resize_points(cells_to_pixels(cells, stride), config.image_size, tgt_shape))
+            answers.append(resize_points(cells_to_pixels(cells, stride), config.image_shape, tgt_shape))
         return answers
 
     return predict
@@ -123,8 +123,8 @@ def network(features: ImageFeatures) -> Predict:
         mapping = np.asarray(match(features.params, src, tgt).mapping)
         answers = []
         for pair, field, src_shape, tgt_shape in zip(pairs, mapping, src_shapes, tgt_shapes, strict=False):
-            points = resize_points(pair.src_points, src_shape, config.image_size)
-            answers.append(resize_points(_look_up(field, points), config.image_size, tgt_shape))
+            points = resize_points(pair.src_points, src_shape, config.image_shape)
+            answers.append(resize_points(_look_up(field, points), config.image_shape, tgt_shape))
         return answers
 
     return predict
@@ -177,7 +177,7 @@ def _most_similar(src: Float[Array, "1 h w c"], tgt: Float[Array, "1 h w c"], po
     return jnp.argmax(sampled @ l2_normalize(tgt).reshape(-1, tgt.shape[-1]).T, axis=-1)
 
 
-def _padded(points: Points) -> Points:
+def _padded(points: Points) -> Float[np.ndarray, "m 2"]:
     """To a multiple of 16 points, so that few shapes are compiled."""
     return np.pad(points, ((0, -len(points) % 16), (0, 0)))
 

@@ -49,9 +49,9 @@ def weak_loss(
 
 
 def synthetic_loss(
-    history: Sequence[Float[Array, "k b h w 2 3"]],
-    truth: Sequence[Float[Array, "b h w 2 3"]],
-    valid: Sequence[Bool[Array, "b h w"]],
+    history: Sequence[Float[Array, "_ b _ _ 2 3"]],
+    truth: Sequence[Float[Array, "b _ _ 2 3"]],
+    valid: Sequence[Bool[Array, "b _ _"]],
     *,
     decay: float = 0.8,
     matrix_weight: float = 0.0,

@@ -46,19 +46,19 @@ class Features:
 )
 @dataclass(frozen=True)
 class Output:
-    """Correspondence from every source pixel into the target."""
+    """Correspondence from every source pixel into the target; axis `b` is the pair."""
 
-    mapping: Float[Array, "b H W 2"]
+    mapping: Float[Array, "*b H W 2"]
     """For every source pixel its position (x, y) in the target, in pixels of the target image."""
-    flow: Float[Array, "b H W 2"]
+    flow: Float[Array, "*b H W 2"]
     """`mapping` minus the source's pixel grid."""
-    affine: Float[Array, "b h w 2 3"]
+    affine: Float[Array, "*b h w 2 3"]
     """The final field on the finest grid: A in cells, t in normalised units (see `affine`)."""
-    history: tuple[Float[Array, "k b h w 2 3"], ...]
-    """Per level, the field after every iteration."""
-    correlation: Float[Array, "b h w m"]
+    history: tuple[Float[Array, "... 2 3"], ...]
+    """Per level, the field after every iteration, `[k, b, h, w, 2, 3]`."""
+    correlation: Float[Array, "*b h w m"]
     """The last raw volume (cosines), which the weak loss sees; the window's centre is the estimated match."""
-    confidence: Float[Array, "b H W"]
+    confidence: Float[Array, "*b H W"]
     """0..1: cosine between each source feature and the target feature it was matched to."""
 
 
@@ -171,7 +171,7 @@ def _match(params: Params, src: Features, tgt: Features) -> Output:
 
 def _recurrence(
     params: Params, src: dict[str, Tap], tgt: dict[str, Tap]
-) -> tuple[Float[Array, "b h w 2 3"], tuple[Float[Array, "k b h w 2 3"], ...], Float[Array, "b h w m"]]:
+) -> tuple[Float[Array, "b h w 2 3"], tuple[Float[Array, "_ b _ _ 2 3"], ...], Float[Array, "b h w m"]]:
     """The levels, coarse to fine: the final field, the fields after every iteration, and the last raw volume."""
     config = params.config
     batch = src[config.levels[0].layer].output.shape[0]
@@ -229,8 +229,8 @@ def _mapping(config: Config, affine: Array, src_shape: Shape, tgt_shape: Shape) 
     """
     translation = _at_pixels(config, affine[..., 2], src_shape)
     flow = denormalize_vectors(translation, _padded_size(config), "centers")
-    start = resize_points(pixel_grid(src_shape, np.float64), src_shape, config.image_size)
-    return resize_points(jnp.asarray(start, flow.dtype) + flow, config.image_size, tgt_shape)
+    start = resize_points(pixel_grid(src_shape, np.float64), src_shape, config.image_shape)
+    return resize_points(jnp.asarray(start, flow.dtype) + flow, config.image_shape, tgt_shape)
 
 
 def _at_pixels(config: Config, grid: Float[Array, "b h w c"], shape: Shape) -> Float[Array, "b H W c"]:
@@ -239,7 +239,7 @@ def _at_pixels(config: Config, grid: Float[Array, "b h w c"], shape: Shape) -> F
         while grid.shape[1] < _padded_size(config)[0]:
             grid = resize_bilinear(grid, (2 * grid.shape[1], 2 * grid.shape[2]), border="zero")
     stride = _padded_size(config)[0] // grid.shape[1]
-    pixels = resize_points(pixel_grid(shape, np.float64), shape, config.image_size)
+    pixels = resize_points(pixel_grid(shape, np.float64), shape, config.image_shape)
     cells = pixels_to_cells(pixels, stride)
     return resample(grid, cells[:, 0, 1], cells[0, :, 0])
 
@@ -249,17 +249,17 @@ def _taps(params: Params, images: Float[Array, "b H W 3"]) -> dict[str, Tap]:
     return {layer: Tap(*tap) for layer, tap in taps.items()}
 
 
-def _to_model_size(config: Config, image: Float[Array, "b H W 3"]) -> Float[Array, "b H2 W2 3"]:
+def _to_model_size(config: Config, image: Shaped[Array, "b H W 3"]) -> Float[Array, "b H2 W2 3"]:
     """Bicubic with smoothing, as photo tools resize, then padded to whole cells of the coarsest grid.
 
     The padding has the mean colour, which the backbone subtracts: it continues the image as the convolutions do.
     """
     image = image.astype(_wide(config))
-    if image.shape[1:3] != config.image_size:
-        shape = (image.shape[0], *config.image_size, 3)
+    if image.shape[1:3] != config.image_shape:
+        shape = (image.shape[0], *config.image_shape, 3)
         image = jnp.clip(jax.image.resize(image, shape, "cubic", antialias=True), 0, 255)
     padded = _padded_size(config)
-    if padded == config.image_size:
+    if padded == config.image_shape:
         return image
     fill = jnp.asarray(backbone(config).fill, image.dtype)
     margins = ((0, 0), (0, padded[0] - image.shape[1]), (0, padded[1] - image.shape[2]), (0, 0))
@@ -268,7 +268,7 @@ def _to_model_size(config: Config, image: Float[Array, "b H W 3"]) -> Float[Arra
 
 def _padded_size(config: Config) -> Shape:
     stride = max(backbone(config).stride(level.layer) for level in config.levels)
-    height, width = (math.ceil(n / stride) * stride for n in config.image_size)
+    height, width = (math.ceil(n / stride) * stride for n in config.image_shape)
     return height, width
 
 

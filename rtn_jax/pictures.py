@@ -46,7 +46,7 @@ def pair_picture(
 def _match(params: Params, src: Any, tgt: Any) -> Output:
     """Both resized on the host, so that photos of any two sizes share one compiled network."""
     shapes: tuple[Shape, Shape] = (src.shape[:2], tgt.shape[:2])
-    sized = [encode(params, resize(image, params.config.image_size)) for image in (src, tgt)]
+    sized = [encode(params, resize(image, params.config.image_shape)) for image in (src, tgt)]
     return match(params, *(features.of_image(shape) for features, shape in zip(sized, shapes, strict=True)))
 
 

@@ -151,7 +151,7 @@ def _print_table(benchmark: Benchmark, results: list[Result], seconds: float) ->
         table.add_column(name, justify="right")
     for result in results:
         cells = [
-            f"{value:.1f} [{low:.1f}, {high:.1f}]"
+            f"{value:.1f}\n[{low:.1f}, {high:.1f}]"
             for value, (low, high) in zip(result.metrics.values(), result.intervals.values(), strict=True)
         ]
         table.add_row(result.matcher, *cells)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Most of a test's time goes into compiling programs that run once: the same programs, less optimised. Set before jax.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+
 import jax
 import jaxtyping
 import numpy as np
 import pytest
 
+from tests import typecheck  # noqa: F401  (the hook below looks it up by name)
+
 # Before anything imports the library: modules imported earlier would stay unchecked.
-jaxtyping.install_import_hook("rtn_jax", "beartype.beartype")
+jaxtyping.install_import_hook("rtn_jax", "tests.typecheck.check")
 
 _DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture
 def unchecked():
-    """Wrong input as users send it, without the checks of annotations, so that the library's own error is what is seen."""
+    """Wrong input as users send it: annotations are not checked, so the library's own error is what is seen."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield

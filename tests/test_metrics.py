@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,15 +19,6 @@ def slow_pck(predicted, true, length, alpha):
         if math.sqrt((px - x) ** 2 + (py - y) ** 2) <= alpha * length:
             correct += 1
     return correct / len(true)
-
-
-@pytest.fixture
-def unchecked():
-    """Wrong input as users send it, without the run-time checks of annotations that a test run may switch on."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def random_pair(rng, n=None):

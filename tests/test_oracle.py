@@ -180,6 +180,18 @@ def test_geometry_output_is_linear_in_the_last_layer() -> None:
     np.testing.assert_allclose(oracle.geometry(weights, volume, oracle.upsample_edge), 2 * once)
 
 
+@pytest.mark.parametrize(("decoder", "upsampled", "inner"), [(9, 4, "conv8b"), (8, 8, "conv7b"), (6, 16, "conv5b")])
+def test_geometry_concatenates_upsampled_then_skip(decoder: int, upsampled: int, inner: str) -> None:
+    weights = oracle.random_weights(RNG(13), divisor=32)["geometry"]
+    volume = RNG(14).normal(size=(8, 8, 81))
+    weights[f"conv{decoder}"]["kernel"][:, :, :upsampled] = 0  # now only the skip is read
+    before = oracle.geometry(weights, volume, oracle.upsample_edge)
+    weights[inner]["bias"][:] += 1
+    np.testing.assert_array_equal(oracle.geometry(weights, volume, oracle.upsample_edge), before)
+    weights[f"conv{decoder}"]["kernel"][:, :, :upsampled] = 0.1
+    assert np.abs(oracle.geometry(weights, volume, oracle.upsample_edge) - before).max() > 1e-3
+
+
 def images(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     src, tgt = RNG(9).integers(0, 256, (2, height, width, 3), np.uint8)
     return src, tgt
@@ -233,3 +245,14 @@ def test_network_keeps_float32_and_agrees_with_float64() -> None:
 def test_pck_counts_the_threshold_itself() -> None:
     true = [(0, 0), (0, 0), (0, 0), (1, 1)]
     assert oracle.pck([(3, 4), (3, 4.1), (-5, 0), (1, 1)], true, 5) == 0.75
+
+
+def test_first_iteration_matches_the_source_with_the_unwarped_target() -> None:
+    weights = oracle.random_weights(RNG(15), divisor=32)
+    src, tgt = images(32, 48)
+    fields, volumes, _ = oracle.released_network(weights, src, tgt, levels=(("conv4_1", 1),))
+    maps = [oracle.l2_normalize(oracle.vgg_taps(weights["backbone"], image)["relu4_1"]) for image in (src, tgt)]
+    np.testing.assert_allclose(volumes[0], oracle.window_correlation(*maps, 4), atol=1e-12)
+    length = np.sqrt(np.sum(volumes[0] ** 2, axis=-1, keepdims=True) + 0.01)
+    residual = oracle.geometry(weights["geometry"], volumes[0] / length, oracle.upsample_released)
+    np.testing.assert_allclose(fields[0], oracle.identity_field((4, 6)) + residual, atol=1e-12)

@@ -49,8 +49,8 @@ class WarpRange:
 class Warp:
     """`G(u) = A u + t + sum_i phi_i(u) d_i` in normalised coordinates (`centers`)."""
 
-    affine: Float[Array, "b 2 3"]
-    bend: Float[Array, "b 9 2"]
+    affine: Float[Array, "*b 2 3"]
+    bend: Float[Array, "*b 9 2"]
     """Displacement of the 3x3 control points, row by row."""
 
 
@@ -87,7 +87,7 @@ def warp_mapping(warp: Warp, points: Float[np.ndarray, "*n 2"], shape: Shape) ->
 def warp_jacobian(warp: Warp, points: Float[np.ndarray, "*n 2"], shape: Shape) -> Float[Array, "b *n 2 2"]:
     """The derivative of `warp_mapping` at the points, pixels per pixel: the true 2x2 part of the affine field."""
     u = normalize_points(points, shape, "centers").reshape(-1, 2)
-    gradient = jnp.asarray(_spline_gradient(u), jnp.float32)  # [n, 9, 2]
+    gradient = _spline_gradient(u)  # [n, 9, 2]
     bent = jnp.einsum("nkj,bki->bnij", gradient, warp.bend)
     normalised = warp.affine[:, None, :, :2] + bent  # per normalised unit, whose pixels differ by axis
     height, width = shape

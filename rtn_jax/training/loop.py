@@ -26,7 +26,6 @@ from rtn_jax import checkpoints, evaluation
 from rtn_jax.coordinates import Shape
 from rtn_jax.data.held_out import held_out_benchmark
 from rtn_jax.data.pairs import Benchmark
-from rtn_jax.data.synthetic import WarpRange
 from rtn_jax.images import save_image
 from rtn_jax.params import Params, init
 from rtn_jax.pictures import matches_picture
@@ -65,17 +64,16 @@ def train(train: TrainConfig) -> dict[str, Any]:
     """
     from tensorboardX import SummaryWriter
 
+    seen = _check_folder(train)
     config = train.network() if train.init is None else checkpoints.load(train.init).config
-    batches, about = make_batches(train, config.image_size)
+    batches, about = make_batches(train, config.image_shape)
     photos = held_out_photos(train)
     params = _start_params(train)
-    benchmark = held_out_benchmark(
-        photos, shape=params.config.image_size, limits=WarpRange(translation=train.translation)
-    )
+    benchmark = held_out_benchmark(photos, shape=params.config.image_shape)
     step = parallel(make_step(params.config, train), _devices(train.batch_size))
     state = init_state(params, train)
     run = _Run(train, params, benchmark, evaluation.image_sizes(benchmark), train.folder)
-    state = _open(run, state)
+    state = _open(run, state, seen)
     _LOG.info("%s; run folder %s", about, run.folder)
     with SummaryWriter(str(run.folder / "tensorboard")) as writer, _progress_bar() as bar:
         task = bar.add_task("training", total=train.steps, completed=int(state.step), status="")
@@ -106,38 +104,54 @@ def _start_params(train: TrainConfig) -> Params:
     return init(jax.random.key(train.seed), config, backbone_weights=backbone_weights)
 
 
-def _open(run: _Run, state: TrainState) -> TrainState:
-    """Makes the run folder, or takes up the run that is there.
+def _check_folder(train: TrainConfig) -> int:
+    """How many steps the run folder has seen: 0 if it is new. Nothing is written yet.
 
     Raises:
         ValueError: if the folder holds a run with other choices, one that is finished, or something else.
     """
-    written = run.folder / "train.json"
+    folder, written = train.folder, train.folder / "train.json"
     if not written.exists():
-        if run.folder.exists() and any(run.folder.iterdir()):
-            raise ValueError(f"run_dir: {run.folder} exists and is not a run of train.py; choose another folder")
-        try:
-            run.folder.mkdir(parents=True, exist_ok=True)
-            written.write_text(json.dumps(run.train.to_dict(), indent=1) + "\n")
-        except OSError as error:
-            raise ValueError(f"run_dir: {run.folder} cannot be written: {error.strerror}") from error
-        return state
-    before, now = json.loads(written.read_text()), json.loads(json.dumps(run.train.to_dict()))
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"run_dir: {folder} exists and is not a run of train.py; choose another folder")
+        return 0
+    try:
+        before = json.loads(written.read_text())
+    except ValueError as error:
+        raise ValueError(f"run_dir: {written} is damaged; choose another folder") from error
+    now = json.loads(json.dumps(train.to_dict()))
     changed = [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
     if changed:
         raise ValueError(
-            f"run_dir: {run.folder} holds a run with other choices ({', '.join(changed)}); choose another folder"
+            f"run_dir: {folder} holds a run with other choices ({', '.join(changed)}); choose another folder"
         )
-    if not (run.folder / "checkpoint").exists():
+    if not (folder / "checkpoint").exists():
+        return 0
+    step = int(checkpoints.read_header(folder / "checkpoint")["step"])
+    if step >= train.steps:
+        raise ValueError(f"run_dir: {folder} holds a finished run of {step} steps; choose another folder")
+    return step
+
+
+def _open(run: _Run, state: TrainState, seen: int) -> TrainState:
+    """Makes the run folder, or takes up the run that is there.
+
+    Raises:
+        ValueError: if the folder cannot be written or its checkpoint is damaged.
+    """
+    if not seen:
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            (run.folder / "metrics.jsonl").unlink(missing_ok=True)  # of a run that ended before its first checkpoint
+            (run.folder / "train.json").write_text(json.dumps(run.train.to_dict(), indent=1) + "\n")
+        except OSError as error:
+            raise ValueError(f"run_dir: {run.folder} cannot be written: {error.strerror}") from error
         return state
-    step = checkpoints.read_header(run.folder / "checkpoint")["step"]
-    if step >= run.train.steps:
-        raise ValueError(f"run_dir: {run.folder} holds a finished run of {step} steps; choose another folder")
-    _LOG.info("continuing %s at step %d", run.folder, step)
+    _LOG.info("continuing %s at step %d", run.folder, seen)
     params = checkpoints.load(run.folder)
     optimizer = checkpoints.load_training(run.folder, state.optimizer)
     run.history.extend(json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines())
-    return TrainState(jax.numpy.asarray(step, jax.numpy.int32), params.weights, optimizer)
+    return TrainState(jax.numpy.asarray(seen, jax.numpy.int32), params.weights, optimizer)
 
 
 def _evaluate(run: _Run, state: TrainState, metrics: dict[str, float], writer: Any, bar: Progress) -> None:
@@ -147,9 +161,9 @@ def _evaluate(run: _Run, state: TrainState, metrics: dict[str, float], writer: A
     features = evaluation.ImageFeatures(params, run.benchmark)
     result = evaluation.evaluate("network", evaluation.network(features), run.benchmark, run.sizes)
     row = {"step": step, **{f"held-out {name}": value for name, value in result.metrics.items()}, **metrics}
-    checkpoints.save(run.folder / "checkpoint", params, training=state.optimizer, step=step)
     with (run.folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
+    checkpoints.save(run.folder / "checkpoint", params, training=state.optimizer, step=step)
     for name, value in result.metrics.items():
         writer.add_scalar(f"held_out/{_curve_name(name)}", value, step)
     save_image(run.folder / f"matches_{step:06d}.png", matches_picture(params, run.benchmark))

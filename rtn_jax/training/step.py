@@ -126,11 +126,11 @@ def true_fields(config: Config, warp: Warp) -> list[tuple[Float[Array, "b h w 2 
     fields = []
     for stride, shape in grids(config):
         pixels = cells_to_pixels(pixel_grid(shape, "float64"), stride)
-        mapping = warp_mapping(warp, pixels, config.image_size)
+        mapping = warp_mapping(warp, pixels, config.image_shape)
         cells = (mapping - jnp.asarray(pixels, mapping.dtype)) / stride
         translation = normalize_vectors(cells, shape, config.normalization)
-        matrix = warp_jacobian(warp, pixels, config.image_size)
-        valid = inside(mapping, config.image_size) & inside(jnp.asarray(pixels), config.image_size)
+        matrix = warp_jacobian(warp, pixels, config.image_shape)
+        valid = inside(mapping, config.image_shape) & inside(jnp.asarray(pixels), config.image_shape)
         fields.append((jnp.concatenate([matrix, translation[..., None]], -1), valid))
     return fields
 

@@ -8,6 +8,7 @@ do not see each other's halves.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import re
@@ -16,11 +17,9 @@ import sys
 import tarfile
 import tempfile
 import textwrap
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import pooch
 
@@ -108,7 +107,7 @@ def _fetch(asset: Asset, folder: Path, progress: bool) -> Path:
         logger.info("fetching %s from the %s", asset.name, name)
         try:
             _install(asset, source, final, progress)
-        except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error) as error:
+        except (OSError, ValueError, tarfile.TarError) as error:
             reasons.append(f"{name}: {_short(error)}")
             logger.info("the %s did not help: %s", name, reasons[-1])
         else:
@@ -198,7 +197,7 @@ def _problem(path: Path, asset: Asset) -> str | None:
 class _BoundedFile:
     """A file that refuses to grow beyond the size of what is being fetched, however much a source sends."""
 
-    def __init__(self, file: BinaryIO, limit: int) -> None:
+    def __init__(self, file: io.BufferedIOBase, limit: int) -> None:
         self._file, self._left, self._limit = file, limit, limit
 
     def write(self, chunk: bytes) -> int:

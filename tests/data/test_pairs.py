@@ -4,20 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import jaxtyping
 import numpy as np
 import pytest
 
 from rtn_jax.data.pairs import Benchmark, KeypointPair
-
-
-@pytest.fixture
-def unchecked():
-    """Wrong input as users send it, without the run-time checks of annotations that a test run may switch on."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def make_pair(**changes):

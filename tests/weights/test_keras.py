@@ -83,7 +83,14 @@ def test_first_kernel_is_turned_to_rgb(narrow, tmp_path):
 def test_same_as_keras(tmp_path, monkeypatch):
     """Keras' own VGG-19, full size, saved by Keras itself as a whole model in HDF5 and as the published layout."""
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    applications = pytest.importorskip("keras").applications
+    keras_itself = pytest.importorskip("keras")
+    applications = keras_itself.applications
+    rng = np.random.default_rng(0)  # Keras' own initialiser gets compiled for every shape, 8 s in all
+    monkeypatch.setattr(
+        keras_itself.initializers.GlorotUniform,
+        "__call__",
+        lambda self, shape, dtype=None: rng.standard_normal(shape, np.float32),
+    )
     model = applications.VGG19(weights=None, include_top=False)
     convolutions = [layer for layer in model.layers if layer.weights]
     tree = {}

@@ -295,6 +295,16 @@ def test_empty_values_and_long_names(narrow, write, tmp_path):
         matlab.read_released(tmp_path / "net.mat")
 
 
+def test_more_names_than_values(narrow, tmp_path):
+    files.write_v73(tmp_path / "net.mat", files.dagnn(files.released_params(released_tree())))
+    with h5py.File(tmp_path / "net.mat", "r+") as file:
+        references = file["net/params/value"][:-1]
+        del file["net/params/value"]
+        file["net/params"].create_dataset("value", data=references, dtype=h5py.ref_dtype)
+    with pytest.raises(ValueError, match=r"net\.params: expected one value per name, found 39 for 40"):
+        matlab.read_released(tmp_path / "net.mat")
+
+
 def test_absurd_references(narrow, tmp_path):
     files.write_v73(tmp_path / "net.mat", files.dagnn(files.released_params(released_tree())))
     with h5py.File(tmp_path / "net.mat", "r+") as file:

@@ -1,0 +1,195 @@
+"""The field, what it does to a neighbourhood, and images pulled back along mappings."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from rtn_jax.affine import (
+    add_residual,
+    field_flow,
+    field_statistics,
+    identity_field,
+    resize_field,
+    sampling_positions,
+    transfer_points,
+    warp_image,
+)
+from rtn_jax.coordinates import pixel_grid
+from tests import oracle
+
+
+@pytest.fixture
+def field(rng):
+    """Random affines around the identity, `[2, 3, 4, 2, 3]`."""
+    return jnp.asarray(np.eye(2, 3) + 0.3 * rng.standard_normal((2, 3, 4, 2, 3)), jnp.float32)
+
+
+@pytest.fixture
+def image(rng):
+    return jnp.asarray(rng.uniform(0, 255, (2, 5, 7, 3)), jnp.float32)
+
+
+# --- the field
+
+
+def test_identity_field():
+    field = identity_field(2, (3, 4))
+    assert field.dtype == jnp.float32
+    np.testing.assert_array_equal(field, np.broadcast_to(oracle.identity_field((3, 4)), (2, 3, 4, 2, 3)))
+    np.testing.assert_array_equal(field_flow(field, (30, 40)), 0)
+
+
+def test_residual_channels_are_rows_of_the_field(field):
+    residual = jnp.broadcast_to(jnp.arange(6.0), (2, 3, 4, 6))
+    np.testing.assert_allclose(
+        add_residual(field, residual) - field, np.broadcast_to([[0, 1, 2], [3, 4, 5]], field.shape), atol=1e-6
+    )
+    assert add_residual(field, residual.astype(jnp.bfloat16)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("border", "slow"), [("zero", oracle.upsample_released), ("edge", oracle.upsample_edge)])
+def test_doubled_field_equals_the_slow_loop(field, border, slow):
+    expected = np.stack([oracle.upsample_field(np.asarray(one), (6, 8), slow) for one in field])
+    np.testing.assert_allclose(resize_field(field, (6, 8), border=border), expected, atol=1e-6)
+
+
+def test_resized_identity_is_the_identity_except_for_the_released_border():
+    identity = identity_field(1, (3, 4))
+    np.testing.assert_allclose(resize_field(identity, (6, 8)), identity_field(1, (6, 8)))
+    np.testing.assert_allclose(resize_field(identity, (7, 5)), identity_field(1, (7, 5)))
+    shrunk = resize_field(identity, (6, 8), border="zero")
+    np.testing.assert_allclose(shrunk[0, 0, 0, 0, 0], 0.5625)
+    np.testing.assert_allclose(shrunk[0, 0, 1:-1, 1, 1], 0.75)
+    np.testing.assert_allclose(shrunk[0, 1:-1, 1:-1], identity_field(1, (4, 6))[0])
+
+
+@pytest.mark.parametrize(("normalization", "cells"), [("corners", (1.5, -2.0)), ("centers", (2.0, -2.5))])
+def test_flow_by_hand(normalization, cells):
+    # A grid of 5 x 4 cells; t = (1, -1): half the grid to the right, half the grid up.
+    field = jnp.broadcast_to(jnp.array([[1.0, 0, 1], [0, 1, -1]]), (1, 5, 4, 2, 3))
+    np.testing.assert_allclose(
+        field_flow(field, (5, 4), normalization=normalization), np.broadcast_to(cells, (1, 5, 4, 2))
+    )
+
+
+@pytest.mark.parametrize("normalization", ["corners", "centers"])
+def test_sampling_positions_equal_the_formula(field, normalization):
+    got = np.asarray(sampling_positions(field, radius=2, normalization=normalization))
+    assert got.shape == (2, 3, 4, 25, 2)
+    for b, y, x, i, j in [(0, 0, 0, 0, 0), (1, 2, 3, 4, 1), (0, 1, 2, 2, 2), (1, 0, 3, 1, 4)]:
+        matrix, t = np.asarray(field[b, y, x, :, :2]), np.asarray(field[b, y, x, :, 2])
+        unit = [oracle.pixels_per_unit(n, normalization) for n in (4, 3)]
+        expected = np.array([x, y]) + matrix @ [j - 2, i - 2] + t * unit
+        np.testing.assert_allclose(got[b, y, x, 5 * i + j], expected, atol=1e-5)
+
+
+def test_the_identity_samples_the_ordinary_neighbourhood():
+    positions = sampling_positions(identity_field(1, (3, 4)))
+    np.testing.assert_array_equal(positions[0, 1, 2], [[x, y] for y in (0, 1, 2) for x in (1, 2, 3)])
+
+
+def test_field_gradients_jit_and_batch(x64, rng):
+    field = jnp.asarray(rng.standard_normal((2, 3, 4, 2, 3)))
+    positions = jax.jit(sampling_positions, static_argnames=("radius", "normalization"))
+    np.testing.assert_allclose(positions(field), sampling_positions(field), atol=1e-12)
+    np.testing.assert_allclose(positions(field[1:]), positions(field)[1:], atol=1e-12)
+    check_grads(positions, (field,), order=1, modes=("fwd", "rev"))
+    residual = jnp.asarray(rng.standard_normal((2, 3, 4, 6)))
+    check_grads(jax.jit(add_residual), (field, residual), order=1, modes=("fwd", "rev"))
+
+
+def test_statistics_by_hand():
+    turned, folded = [[0.0, -2, 9], [2, 0, 9]], [[1.0, 0, 9], [0, -1, 9]]
+    field = jnp.array([[turned, turned, folded, [[1.0, 0, 0], [0, 0, 0]]]])[:, None]
+    statistics = field_statistics(field)
+    np.testing.assert_allclose(statistics["mean_2x2"], [[0.5, -1], [1, -0.25]])
+    np.testing.assert_allclose(statistics["mean_determinant"], (4 + 4 - 1 + 0) / 4)
+    np.testing.assert_allclose(statistics["folded"], 0.5)  # a collapsed cell counts
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda field: add_residual(field, jnp.zeros((1, 3, 4, 6))),
+        lambda field: resize_field(field, (6, 8)),
+        sampling_positions,
+        lambda field: field_flow(field, (3, 4)),
+        field_statistics,
+    ],
+)
+@pytest.mark.parametrize("shape", [(3, 4, 2, 3), (1, 3, 4, 3, 2), (1, 3, 4, 6)])
+def test_a_field_of_another_shape_is_refused(unchecked, function, shape):
+    with pytest.raises(ValueError, match=r"^field: expected \[b, h, w, 2, 3\], got shape \("):
+        function(jnp.zeros(shape))
+
+
+def test_a_residual_of_another_shape_is_refused(unchecked, field):
+    with pytest.raises(ValueError, match=r"^residual: expected \(2, 3, 4, 6\), got \(2, 3, 4, 2, 3\)"):
+        add_residual(field, field)
+
+
+# --- warp_image, transfer_points
+
+
+def test_warp_along_the_identity_is_the_image(image):
+    grid = jnp.broadcast_to(jnp.asarray(pixel_grid((5, 7))), (2, 5, 7, 2))
+    np.testing.assert_array_equal(warp_image(image, grid), image)
+
+
+def test_warp_pulls_back(image):
+    """A mapping that points two pixels to the right brings the image two pixels to the left."""
+    mapping = jnp.asarray(pixel_grid((5, 7)))[None] + jnp.array([2.0, 0])
+    warped = warp_image(image[:1], mapping)
+    np.testing.assert_array_equal(warped[:, :, :-2], image[:1, :, 2:])
+    np.testing.assert_array_equal(warped[:, :, -2:], 0)
+
+
+def test_warp_takes_single_and_integer_images_of_another_size(image, rng):
+    mapping = jnp.asarray(rng.uniform(0, 4, (3, 4, 2)), jnp.float32)
+    whole = np.asarray(image[0]).astype(np.uint8)
+    warped = warp_image(whole, mapping)
+    assert warped.shape == (3, 4, 3)
+    assert warped.dtype == jnp.float32
+    expected = [[oracle.bilinear(whole.astype(float), *at) for at in row] for row in mapping.tolist()]
+    np.testing.assert_allclose(warped, expected, atol=1e-3)
+    np.testing.assert_array_equal(warped, warp_image(whole[None], mapping[None])[0])
+    np.testing.assert_allclose(jax.jit(warp_image)(whole, mapping), warped, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "mapping_shape"),
+    [
+        ((5, 7, 3), (1, 5, 7, 2)),
+        ((1, 5, 7, 3), (5, 7, 2)),
+        ((5, 7), (5, 2)),
+        ((2, 5, 7, 3), (3, 5, 7, 2)),
+        ((5, 7, 3), (5, 7, 3)),
+    ],
+)
+def test_warp_refuses(unchecked, image_shape, mapping_shape):
+    with pytest.raises(ValueError, match=r"^(image, mapping|points): expected .*, got "):
+        warp_image(jnp.zeros(image_shape), jnp.zeros(mapping_shape))
+
+
+def test_points_are_looked_up_between_pixels():
+    mapping = jnp.asarray(pixel_grid((5, 7))) * jnp.array([2.0, 3.0]) + 1
+    points = jnp.array([[0.0, 0.0], [2.5, 1.25], [6.0, 4.0]])
+    np.testing.assert_allclose(transfer_points(mapping, points), points * np.array([2, 3]) + 1, rtol=1e-6)
+
+
+def test_points_outside_move_like_the_border():
+    mapping = jnp.asarray(pixel_grid((5, 7))) + jnp.array([10.0, -3.0])
+    points = jnp.array([[-2.0, 1.0], [9.0, 7.5]])
+    np.testing.assert_allclose(transfer_points(mapping, points), points + jnp.array([10.0, -3.0]), rtol=1e-6)
+
+
+def test_warp_and_transfer_gradients(x64, rng):
+    image, mapping = jnp.asarray(rng.standard_normal((1, 4, 5, 2))), rng.integers(0, 3, (1, 3, 2, 2))
+    mapping = jnp.asarray(mapping + rng.uniform(0.2, 0.8, mapping.shape))
+    check_grads(jax.jit(warp_image), (image, mapping), order=1, modes=("fwd", "rev"))
+    dense = jnp.asarray(rng.standard_normal((4, 5, 2)))
+    check_grads(jax.jit(transfer_points), (dense, mapping.reshape(-1, 2)), order=1, modes=("fwd", "rev"))
