@@ -1,6 +1,6 @@
-"""Our checkpoints: a folder with the weights, the config that belongs to them, and a digest of both.
+"""Our checkpoints: a folder with the weights, the config that belongs to them, and the digests of all files.
 
-    <checkpoint>/config.json     the network's config, the digest of the weights, and the writer's notes (the step)
+    <checkpoint>/config.json     the network's config, the other files' digests, and the writer's notes (the step)
     <checkpoint>/weights/        the weights alone, an orbax tree
     <checkpoint>/training/       optimiser state and the like, present in checkpoints of a training run only
 
@@ -48,14 +48,14 @@ def save(path: str | os.PathLike[str], params: Params, *, training: PyTree | Non
     path = Path(path).absolute()
     if path.exists() and not (path / "config.json").is_file():
         raise ValueError(f"{path}: exists and is not a checkpoint of rtn_jax; it is left as it is")
-    weights = jax.tree.map(np.asarray, params.weights)
-    header = {"format": FORMAT, "config": json.loads(params.config.to_json()), "digest": digest(weights), **notes}
+    header = {"format": FORMAT, "config": json.loads(params.config.to_json()), **notes}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _replacing(path) as folder:
-            ocp.save(folder / "weights", weights)
+            ocp.save(folder / "weights", jax.tree.map(np.asarray, params.weights))
             if training is not None:
                 ocp.save(folder / "training", jax.tree.map(np.asarray, training))
+            header["files"] = _file_digests(folder)
             (folder / "config.json").write_text(json.dumps(header, indent=1) + "\n")
     except OSError as error:
         raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from error
@@ -65,19 +65,17 @@ def load(path: str | os.PathLike[str]) -> Params:
     """Reads a network: a checkpoint folder, a run folder of `train.py`, or a `net-epoch.mat` of the release.
 
     Raises:
-        ValueError: if the path does not exist, is none of these, is damaged (its digest differs), or its weights do not
-            fit its config; the message names every entry that is missing, left over or misshapen.
+        ValueError: if the path does not exist, is none of these, is damaged (a file's digest differs), or its weights
+            do not fit its config; the message names every entry that is missing, left over or misshapen.
     """
     path = Path(path)
     if path.is_file():
         return _load_released(path)
     folder = find(path)
-    config = Config.from_json(json.dumps(read_header(folder)["config"]))
+    header = read_header(folder)
+    config = Config.from_json(json.dumps(header["config"]))
+    _check_files(folder, header["files"], "weights/")
     weights = _read_tree(folder / "weights", lambda found: check_shapes(str(folder), found, expected_shapes(config)))
-    if digest(weights) != read_header(folder)["digest"]:
-        raise ValueError(
-            f"{folder}: the checkpoint is damaged: its weights do not have the digest they were saved with"
-        )
     return Params(jax.tree.map(jax.numpy.asarray, weights), config)
 
 
@@ -102,6 +100,7 @@ def load_training(path: str | os.PathLike[str], like: PyTree) -> PyTree:
     folder = find(Path(path)) / "training"
     if not folder.is_dir():
         raise ValueError(f"{folder.parent}: holds weights but no training state to continue from")
+    _check_files(folder.parent, read_header(folder.parent)["files"], "training/")
     leaves, structure = jax.tree.flatten(like)
     found = jax.tree.leaves(_read_tree(folder, lambda _: None))
     if [leaf.shape for leaf in found] != [np.shape(leaf) for leaf in leaves]:
@@ -134,22 +133,36 @@ def read_header(folder: Path) -> dict[str, Any]:
     try:
         header: dict[str, Any] = json.loads((folder / "config.json").read_text())
         written = header["format"]
-        header["config"], header["digest"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        header["config"], header["files"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / 'config.json'}: damaged, or not of a checkpoint ({error})") from error
     if written != FORMAT:
         raise ValueError(f"{folder / 'config.json'}: expected the format {FORMAT!r}, got {written!r}")
     return header
 
 
-def digest(weights: PyTree) -> str:
-    """SHA-256 over the names, shapes and values of all weights."""
-    sha = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
-        array = np.ascontiguousarray(leaf)
-        sha.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        sha.update(array.view(np.uint8).data if array.size else b"")
-    return sha.hexdigest()
+def _file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by its path there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_files(folder: Path, digests: dict[str, str], part: str) -> None:
+    """Compares files with the digests they were saved with, before a reader that trusts them sees any.
+
+    Raises:
+        ValueError: naming the first file that is missing, altered or cut off.
+    """
+    for name, digest in digests.items():
+        if name.startswith(part) and not (folder / name).is_file():
+            raise ValueError(f"{folder}: the checkpoint is damaged: {name} is missing")
+        if name.startswith(part) and _sha256(folder / name) != digest:
+            raise ValueError(f"{folder}: the checkpoint is damaged: {name} is not what was saved")
 
 
 def _read_tree(folder: Path, check: Any) -> PyTree:

@@ -70,12 +70,9 @@ class Config:
         for name, kind in _CHOICES.items():
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name}: expected one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
-        levels = self.levels
-        if not isinstance(levels, Iterable) or not (levels := tuple(levels)):
+        object.__setattr__(self, "levels", tuple(self.levels) if isinstance(self.levels, Iterable) else ())
+        if not self.levels or not all(isinstance(level, Level) for level in self.levels):
             raise ValueError(f"levels: expected at least one Level, got {self.levels!r}")
-        if not all(isinstance(level, Level) for level in levels):
-            raise ValueError(f"levels: expected Levels, got {levels!r}")
-        object.__setattr__(self, "levels", levels)
         if len(self.image_shape) != 2 or not all(_is_whole(n, MIN_IMAGE_SIZE) for n in self.image_shape):
             raise ValueError(
                 f"image_size: expected a number or (height, width), whole numbers of at least {MIN_IMAGE_SIZE}, "

@@ -117,8 +117,8 @@ def test_truncated_weights_are_refused(saved):
     ("change", "message"),
     [
         (lambda header: header.update(format="other 3"), "expected the format"),
-        (lambda header: header.pop("digest"), "damaged, or not of a checkpoint"),
-        (lambda header: header.update(digest="0" * 64), "digest"),
+        (lambda header: header.pop("files"), "damaged, or not of a checkpoint"),
+        (lambda header: header["files"].update({"weights/gone": "0" * 64}), "damaged: weights/gone is missing"),
         (lambda header: header["config"].update(geometry_width=5), "conv1/kernel has shape"),
         (lambda header: header["config"].update(radius=3), "conv1/kernel has shape"),
         (lambda header: header["config"].update(backbone="resnet"), "backbone: expected one of"),
