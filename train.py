@@ -6,9 +6,9 @@ from rtn_jax.training.config import TrainConfig
 
 def main(config: TrainConfig) -> None:
     """Runs the training loop."""
-    from rtn_jax.training.loop import train
+    from rtn_jax.training.loop import fit
 
-    train(config)
+    fit(config)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def find(path: Path) -> Path:
         if (folder / "config.json").is_file() and (folder / "weights").is_dir():
             return folder
     if not path.exists():
-        raise ValueError(f"{path}: no such checkpoint")
+        raise ValueError(f"{path}: no such checkpoint (train.py writes them)")
     raise ValueError(
         f"{path}: not a checkpoint (expected a folder with config.json and weights/, or a run of train.py)"
     )

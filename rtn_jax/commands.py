@@ -81,6 +81,6 @@ def _keep_compiled_programs() -> None:
     """The gradient takes half a minute to compile; jax can keep the result, unless the user has said where already."""
     import jax
 
-    if jax.config.values["jax_compilation_cache_dir"] is None:
+    if not getattr(jax.config, "jax_compilation_cache_dir", None):
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

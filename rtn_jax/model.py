@@ -112,7 +112,7 @@ def match(params: Params, src: Features, tgt: Features) -> Output:
     return _match(params, src, tgt)
 
 
-def transfer_keypoints(out: Output, src_points: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "..."]:
+def transfer_keypoints(out: Output, src_points: Any) -> Float[Array, "..."]:
     """Carries points of the source over to the target.
 
     Args:
@@ -128,9 +128,8 @@ def transfer_keypoints(out: Output, src_points: Shaped[Array | np.ndarray, "..."
     """
     points = jnp.asarray(src_points, out.mapping.dtype)
     batch = out.mapping.shape[0]
-    if points.shape[-1:] != (2,) or points.ndim not in (2, 3) or (batch if points.ndim == 3 else 1) != batch:
-        raise ValueError(f"src_points: expected [{batch}, n, 2], got shape {points.shape}")
-    if points.ndim == 3 and points.shape[0] != batch:
+    given = 1 if points.ndim == 2 else points.shape[0] if points.ndim == 3 else None
+    if points.shape[-1:] != (2,) or given != batch:
         raise ValueError(f"src_points: expected [{batch}, n, 2], got shape {points.shape}")
     moved = jax.vmap(transfer_points)(out.mapping, points.reshape(batch, -1, 2))
     return moved.reshape(points.shape)

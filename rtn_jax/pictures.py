@@ -18,6 +18,9 @@ SHOWN = 1024
 """Longer side, in pixels, at which photos are shown."""
 
 
+_GAP = 10
+
+
 def matches_picture(
     params: Params, benchmark: Benchmark, *, rows: int = 4, points: int = 12
 ) -> UInt8[np.ndarray, "H W 3"]:
@@ -25,7 +28,7 @@ def matches_picture(
     strips = []
     for pair in benchmark.pairs[:: max(1, len(benchmark.pairs) // rows)][:rows]:
         src, tgt = benchmark.read_image(pair.src), benchmark.read_image(pair.tgt)
-        chosen = np.unique(np.linspace(0, len(pair.src_points) - 1, points).round().astype(int))
+        chosen = np.random.default_rng(0).permutation(len(pair.src_points))[:points]
         out = _match(params, src, tgt)
         predicted = np.asarray(transfer_keypoints(out, pair.src_points[chosen]))
         strips.append(draw_matches(src, tgt, pair.src_points[chosen], predicted, true_points=pair.tgt_points[chosen]))
@@ -53,5 +56,5 @@ def _match(params: Params, src: Any, tgt: Any) -> Output:
 def _stacked(strips: list[Float[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "H W 3"]:
     """One below the other, on white."""
     width = max(strip.shape[1] for strip in strips)
-    padded = [np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips]
+    padded = [np.pad(s, ((0, _GAP), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips]
     return np.concatenate(padded)

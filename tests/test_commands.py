@@ -192,10 +192,10 @@ def refused(capsys, prog, config, action, arguments):
     ],
 )
 def test_mistakes_in_training_are_one_line(unchecked, capsys, tmp_path, monkeypatch, arguments, message):
-    from rtn_jax.training.loop import train
+    from rtn_jax.training.loop import fit
 
     monkeypatch.chdir(tmp_path)
-    line = refused(capsys, "train.py", TrainConfig, train, arguments)
+    line = refused(capsys, "train.py", TrainConfig, fit, arguments)
     assert re.search(message, line), line
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 

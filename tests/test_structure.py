@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import rtn_jax
+from rtn_jax.images import save_image
+from tests.networks import moving_params, photos
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = sorted((ROOT / "rtn_jax").rglob("*.py"))
@@ -111,9 +114,9 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert blocks
     monkeypatch.chdir(tmp_path)
-    from tests.networks import moving_params
-
     rtn_jax.save(tmp_path / "runs" / "vgg", moving_params())
+    for name, photo in zip(("cat.jpg", "lion.jpg"), photos(np.random.default_rng(0), 2), strict=True):
+        save_image(tmp_path / name, photo)
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
 

@@ -53,7 +53,7 @@ class _Run:
         return Params(state.weights, self.params.config)
 
 
-def train(train: TrainConfig) -> dict[str, Any]:
+def fit(train: TrainConfig) -> dict[str, Any]:
     """Trains a network and leaves it in the run folder.
 
     Returns:
