@@ -170,6 +170,11 @@ def released_window_order(radius: int) -> Int[np.ndarray, " m"]:
     return np.arange(side * side).reshape(side, side).T.reshape(-1)
 
 
+def outer_edges(shape: Shape) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
+    """The corners (x, y) of an image's area, top left and bottom right: half a pixel beyond the outermost centres."""
+    return np.asarray([-0.5, -0.5]), _xy(shape) - 0.5
+
+
 def resize_positions(to_length: int, from_length: int, scale: float | None = None) -> Float[np.ndarray, " n"]:
     """For each of `to_length` samples of a resized axis, its half-pixel position on the original axis.
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from rtn_jax.coordinates import Shape, resize_points
+from rtn_jax.coordinates import Shape, outer_edges, resize_points
 from rtn_jax.images import resize, to_uint8
 
 Color = tuple[int, int, int]
@@ -68,8 +68,9 @@ class Panel:
     @property
     def box(self) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
         """Its outer edges on the canvas: top left and bottom right."""
-        corner = np.asarray([self.x, self.y]) - 0.5
-        return corner, corner + self.shape[::-1]
+        low, high = outer_edges(self.shape)
+        at = np.asarray([self.x, self.y])
+        return low + at, high + at
 
     def put(self, canvas: UInt8[np.ndarray, "H W 3"], picture: np.ndarray) -> None:
         """Copies a picture, resized if need be, to its place."""

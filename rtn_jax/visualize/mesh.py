@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 from scipy.ndimage import map_coordinates
 
-from rtn_jax.coordinates import Shape
+from rtn_jax.coordinates import Shape, outer_edges
 from rtn_jax.images import check_image
 
 MAX_STRETCH = 8.0
@@ -57,8 +57,8 @@ def sample(array: ArrayLike, points: ArrayLike) -> Float[np.ndarray, " *n"]:
 def inside(points: ArrayLike, shape: Shape) -> Bool[np.ndarray, " *n"]:
     """Which `points` `[..., 2]` lie within the outer edges of an image of `shape`; NaN does not."""
     points = np.asarray(points)
-    height, width = shape
-    return (points >= -0.5).all(axis=-1) & (points[..., 0] <= width - 0.5) & (points[..., 1] <= height - 0.5)
+    low, high = outer_edges(shape)
+    return np.asarray(((points >= low) & (points <= high)).all(axis=-1))
 
 
 def pull_back(tgt: ArrayLike, mapping: ArrayLike) -> tuple[Float[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]:
