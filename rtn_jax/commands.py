@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
@@ -70,16 +68,11 @@ def fail(prog: str, message: str) -> NoReturn:
     sys.exit(USER_ERROR)
 
 
-def cache_folder() -> Path:
-    """Where fetched weights and compiled programs are kept: `RTN_JAX_CACHE`, else the user's cache folder."""
-    import pooch
-
-    return Path(os.environ.get("RTN_JAX_CACHE") or pooch.os_cache("rtn_jax")).expanduser().absolute()
-
-
 def _keep_compiled_programs() -> None:
     """The gradient takes half a minute to compile; jax can keep the result, unless the user has said where already."""
     import jax
+
+    from rtn_jax.weights.fetch import cache_folder
 
     if not getattr(jax.config, "jax_compilation_cache_dir", None):
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))

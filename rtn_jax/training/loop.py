@@ -23,6 +23,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from rtn_jax import checkpoints, evaluation
+from rtn_jax.config import Config
 from rtn_jax.coordinates import Shape
 from rtn_jax.data.held_out import held_out_benchmark
 from rtn_jax.data.pairs import Benchmark
@@ -65,12 +66,13 @@ def fit(train: TrainConfig) -> dict[str, Any]:
     from tensorboardX import SummaryWriter
 
     seen = _check_folder(train)
-    config = train.network() if train.init is None else checkpoints.load(train.init).config
+    given = None if train.init is None else _given_params(train, train.init)
+    config = train.network() if given is None else given.config
     batches, about = make_batches(train, config.image_shape)
     photos = held_out_photos(train)
-    params = _start_params(train)
-    benchmark = held_out_benchmark(photos, shape=params.config.image_shape)
-    step = parallel(make_step(params.config, train), _devices(train.batch_size))
+    params = _new_params(train, config) if given is None else given
+    benchmark = held_out_benchmark(photos, shape=config.image_shape)
+    step = parallel(make_step(config, train), _devices(train.batch_size))
     state = init_state(params, train)
     run = _Run(train, params, benchmark, evaluation.image_sizes(benchmark), train.folder)
     state = _open(run, state, seen)
@@ -94,12 +96,13 @@ def fit(train: TrainConfig) -> dict[str, Any]:
     return run.history[-1]
 
 
-def _start_params(train: TrainConfig) -> Params:
-    """A new network with the backbone weights asked for, or the checkpoint to start from."""
-    if train.init is not None:
-        params = checkpoints.load(train.init)
-        return params.configure(compute_dtype=train.compute_dtype, remat=train.remat)
-    config = train.network()
+def _given_params(train: TrainConfig, path: str) -> Params:
+    """The checkpoint to start from, computed the way this run asks for."""
+    return checkpoints.load(path).configure(compute_dtype=train.compute_dtype, remat=train.remat)
+
+
+def _new_params(train: TrainConfig, config: Config) -> Params:
+    """A new network with the backbone weights asked for."""
     backbone_weights = None if train.weights == "random" else pretrained(train.backbone, train.weights)
     return init(jax.random.key(train.seed), config, backbone_weights=backbone_weights)
 

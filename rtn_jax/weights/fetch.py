@@ -87,10 +87,11 @@ def fetch_vgg19(
         if not given.is_file():
             raise ValueError(f"path: expected a file of VGG-19 weights, found none at {given}")
         return given
-    return _fetch(VGG19, _cache_dir(cache_dir), progress)
+    return _fetch(VGG19, cache_folder(cache_dir), progress)
 
 
-def _cache_dir(cache_dir: str | os.PathLike[str] | None) -> Path:
+def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Where fetched and compiled things are kept: the folder given, `RTN_JAX_CACHE`, or the user's cache folder."""
     return Path(cache_dir or os.environ.get(CACHE_VARIABLE) or pooch.os_cache("rtn_jax")).expanduser().absolute()
 
 

@@ -209,7 +209,7 @@ def test_hdf5_named_like_a_pickle_is_read(narrow, tmp_path):
 
 def test_published_file():
     """The real file, where it has been fetched before."""
-    path = Path(fetch._cache_dir(None)) / fetch.VGG19.name
+    path = Path(fetch.cache_folder()) / fetch.VGG19.name
     if not path.is_file():
         pytest.skip(f"the published VGG-19 file has not been fetched to {path}")
     assert fetch.fetch_vgg19(progress=False) == path
