@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 
 Normalization = Literal["corners", "centers"]
 Shape = tuple[int, ...]  # (height, width); not tuple[int, int], which a slice of array.shape is not to a type checker
@@ -46,6 +46,31 @@ def shrunk_shape(shape: Shape, longest: int) -> Shape:
     """The shape with its longer side brought down to `longest`, never enlarged."""
     scale = min(1.0, longest / max(shape))
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def distance_outside(points: Any, shape: Shape) -> Any:
+    """By how many pixels points `[..., 2]` lie beyond the outer edges of an image; 0 inside. `[...]`."""
+    points = _float(points)
+    low, high = outer_edges(shape)
+    return np.maximum(low - points, points - high).max(-1).clip(0)
+
+
+def between_centers(points: Any, shape: Shape) -> Any:
+    """Whether points `[..., 2]` lie on or between the centres of an image's border pixels. `[...]`; NaN does not."""
+    points = _float(points)
+    return ((points >= 0) & (points <= _xy(shape, points) - 1)).all(-1)
+
+
+def object_positions(pixels: Any, mask: Bool[np.ndarray, "H W"]) -> Any:
+    """Whole pixels `[..., 2]` as fractions of the box around a mask's foreground: `x' = (x + 1 - left) / width`.
+
+    The foreground's first column and row are `1 / width` and `1 / height`, its last ones 1: the definition of the
+    published evaluation of label transfer, in which pixels count from one and the box's corner from zero.
+    """
+    pixels = _float(pixels)
+    rows, columns = np.nonzero(mask)
+    corners = np.asarray([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]], pixels.dtype)
+    return (pixels + 1 - corners[0]) / (corners[1] - corners[0])
 
 
 def _xy(shape: Shape, like: Any = None) -> Any:
@@ -142,10 +167,22 @@ def to_matlab(points: Any) -> Any:
     return _float(points) + 1
 
 
+def from_edges(points: Any) -> Any:
+    """Pixels counted from an image's top left corner, so that the whole image is 0..W and 0..H, to ours."""
+    return _float(points) - 0.5
+
+
 def flip_points(points: Any, width: int) -> Any:
     """Positions `[..., 2]` after the image of that width was mirrored left to right: `x' = W - 1 - x`."""
     points = _float(points)
     return points * np.asarray([-1, 1], points.dtype) + np.asarray([width - 1, 0], points.dtype)
+
+
+def flip_box(box: Any, width: int) -> Any:
+    """A box `[..., 4]` (left, top, right, bottom) after the image of that width was mirrored left to right."""
+    box = _float(box)
+    corners = flip_points(box.reshape(*box.shape[:-1], 2, 2), width).reshape(box.shape)
+    return corners[..., np.asarray([2, 1, 0, 3])]  # what was the right edge is now the left one
 
 
 def from_released_affine(field: Any) -> Any:

@@ -9,16 +9,22 @@ import pytest
 
 from rtn_jax.coordinates import (
     RELEASED_AFFINE_CHANNELS,
+    between_centers,
     cells_to_pixels,
     denormalize_points,
     denormalize_vectors,
+    distance_outside,
+    flip_box,
     flip_points,
+    from_edges,
     from_matlab,
     from_released_affine,
     grid_points,
     mirror_points,
     normalize_points,
     normalize_vectors,
+    object_positions,
+    outer_edges,
     pixel_grid,
     pixels_to_cells,
     released_window_order,
@@ -155,9 +161,36 @@ def test_flip_is_the_mirror_image_of_the_pixels(rng):
     np.testing.assert_allclose(flip_points(flip_points(points, 6), 6), points)
 
 
+def test_distance_outside_is_from_the_outer_edges():
+    inside = np.array([[-0.5, -0.5], [11.5, 6.5], [4.0, 3.0]])
+    np.testing.assert_array_equal(distance_outside(inside, SHAPE), [0, 0, 0])
+    outside = np.array([[[-2.5, 3.0], [12.5, 3.0]], [[4.0, -1.0], [12.0, 9.5]]])  # the last one beyond two edges
+    np.testing.assert_array_equal(distance_outside(outside, SHAPE), [[2, 1], [0.5, 3]])
+
+
+def test_a_flipped_box_encloses_the_flipped_pixels():
+    """The box of a region of an image, and of the same region after mirroring."""
+    image = np.zeros((7, 12))
+    image[1:4, 2:9] = 1
+
+    def box(picture):
+        y, x = np.nonzero(picture)
+        return np.array([x.min(), y.min(), x.max(), y.max()])
+
+    np.testing.assert_array_equal(flip_box(box(image), 12), box(image[:, ::-1]))
+    boxes = np.stack([box(image), [0.0, 0.5, 3.25, 6.0]])
+    np.testing.assert_array_equal(flip_box(boxes, 12), [[3, 1, 9, 3], [7.75, 0.5, 11, 6]])
+    np.testing.assert_array_equal(flip_box(flip_box(boxes, 12), 12), boxes)
+
+
 def test_matlab_counts_from_one(points):
     np.testing.assert_array_equal(from_matlab(np.array([[1.0, 1.0], [3.0, 2.0]])), [[0, 0], [2, 1]])
     np.testing.assert_allclose(to_matlab(from_matlab(points)), points)
+
+
+def test_edges_count_from_the_corner():
+    corners = from_edges(np.array([[0, 0], [7, 4]]))  # of a whole image of 7 x 4 pixels
+    np.testing.assert_array_equal(corners, outer_edges((4, 7)))
 
 
 def test_released_affine_is_vertical_first():
@@ -189,6 +222,24 @@ def test_window_order(radius):
     assert [released[i] for i in order] == ours
 
 
+def test_between_centers_holds_the_border_and_nothing_else():
+    last = [11, 6]
+    inside = [[0, 0], last, [0, 6], [5.5, 3.25]]
+    outside = [[-1e-9, 3], [3, -0.5], [np.nextafter(11, 12), 3], [3, 7], [np.nan, 3], [3, np.inf], [-np.inf, 3]]
+    np.testing.assert_array_equal(between_centers(np.array(inside + outside), SHAPE), [True] * 4 + [False] * 7)
+    assert between_centers(np.zeros((2, 3, 2)), (1, 1)).shape == (2, 3)
+
+
+def test_object_positions_end_at_one():
+    mask = np.zeros((9, 9), bool)
+    mask[3, 2] = mask[6, 5] = True  # columns 2..5, rows 3..6
+    positions = object_positions(np.array([[2, 3], [5, 6], [5, 3], [1, 2], [8, 0]]), mask)
+    np.testing.assert_array_equal(positions, [[0.25, 0.25], [1, 1], [1, 0.25], [0, 0], [1.75, -0.5]])
+    mask[:] = False
+    mask[4, 7] = True
+    np.testing.assert_array_equal(object_positions(np.array([7, 4]), mask), [1, 1])
+
+
 def test_resize_positions_are_half_pixel():
     np.testing.assert_allclose(resize_positions(4, 2), [-0.25, 0.25, 0.75, 1.25])
     np.testing.assert_allclose(resize_positions(3, 2, scale=2), [-0.25, 0.25, 0.75])  # cropped, not squeezed
@@ -205,8 +256,10 @@ FUNCTIONS = {
     "denormalize_points": lambda p: denormalize_points(p, SHAPE, "centers"),
     "mirror_points": lambda p: mirror_points(p, SHAPE),
     "flip_points": lambda p: flip_points(p, 12),
+    "from_edges": from_edges,
     "from_matlab": from_matlab,
     "to_matlab": to_matlab,
+    "object_positions": lambda p: object_positions(p, np.eye(3, 4, 1, bool)),
 }
 
 

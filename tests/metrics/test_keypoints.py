@@ -1,24 +1,14 @@
-"""PCK against a slow loop, figures worked out by hand, properties, and wrong input."""
+"""PCK against slow loops, figures worked out by hand, properties, and wrong input."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtn_jax.metrics import bootstrap_interval, pck, pck_length, pck_name, summarize
-
-
-def slow_pck(predicted, true, length, alpha):
-    """One keypoint at a time, in plain Python."""
-    correct = 0
-    for (px, py), (x, y) in zip(predicted, true, strict=True):
-        if math.sqrt((px - x) ** 2 + (py - y) ** 2) <= alpha * length:
-            correct += 1
-    return correct / len(true)
+from rtn_jax.metrics import correct_points, pck, pck_length, pck_name, point_errors
+from tests import oracle_metrics as oracle
 
 
 def random_pair(rng, n=None):
@@ -35,7 +25,7 @@ def test_pck_equals_the_slow_loop():
     for _ in range(200):
         predicted, true = random_pair(rng)
         length, alphas = rng.uniform(20, 400), sorted(rng.uniform(0.01, 0.3, 4))
-        expected = [slow_pck(predicted.tolist(), true.tolist(), length, alpha) for alpha in alphas]
+        expected = [oracle.pck(predicted.tolist(), true.tolist(), length, alpha) for alpha in alphas]
         np.testing.assert_array_equal(pck(predicted, true, threshold_length=length, alpha=alphas), expected)
 
 
@@ -64,6 +54,32 @@ def test_prediction_that_is_not_finite_is_wrong_and_no_error(value):
     true = np.zeros((2, 2))
     np.testing.assert_array_equal(pck([[0, value], [0, 0]], true, threshold_length=9.0, alpha=[0.1, 9.0]), [0.5, 0.5])
     assert pck([[value, value], [value, 0]], true, threshold_length=9.0, alpha=1.0) == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_errors_and_correct_points_are_what_pck_is_made_of(seed):
+    rng = np.random.default_rng(seed)
+    predicted, true = random_pair(rng)
+    missing = rng.random(len(true)) < 0.2
+    predicted[missing, rng.integers(2)] = rng.choice([np.nan, np.inf, -np.inf])
+    errors = point_errors(predicted, true)
+    answered = ~missing
+    np.testing.assert_allclose(errors[answered], oracle.point_errors(predicted[answered], true[answered]), rtol=1e-12)
+    assert (errors[missing] == np.inf).all()
+    curve = correct_points(predicted, true, threshold_length=200.0, alpha=(0.05, 0.1, 0.2))
+    np.testing.assert_array_equal(curve, [errors <= 10, errors <= 20, errors <= 40])
+    np.testing.assert_array_equal(
+        curve.mean(axis=1), pck(predicted, true, threshold_length=200.0, alpha=[0.05, 0.1, 0.2])
+    )
+    np.testing.assert_array_equal(correct_points(predicted, true, threshold_length=200.0, alpha=0.1), curve[1])
+
+
+def test_the_error_of_any_number_is_a_number():
+    np.testing.assert_array_equal(
+        point_errors([[3, 4], [np.nan, 4], [1e308, -1e308], [0, -np.inf]], [[0, 0], [0, 0], [-1e308, 1e308], [0, 0]]),
+        [5, np.inf, np.inf, np.inf],
+    )
 
 
 def test_pck_takes_the_arrays_of_jax():
@@ -104,6 +120,7 @@ def test_pck_properties(seed, scale):
         ({"threshold_length": 0.0}, "threshold_length: expected a positive"),
         ({"threshold_length": -3.0}, "threshold_length: expected a positive"),
         ({"threshold_length": np.nan}, "threshold_length: expected a positive"),
+        ({"threshold_length": [3.0, 4.0]}, "threshold_length: expected one number"),
         ({"alpha": 0.0}, "alpha: expected positive finite"),
         ({"alpha": (0.1, np.inf)}, "alpha: expected positive finite"),
         ({"alpha": ()}, "alpha: expected a number or a sequence"),
@@ -113,7 +130,10 @@ def test_pck_refuses(unchecked, change, match):
     arguments = {"predicted": np.zeros((2, 2)), "true": np.ones((2, 2)), "threshold_length": 10.0, "alpha": 0.1}
     arguments.update(change)
     with pytest.raises(ValueError, match=match):
-        pck(arguments.pop("predicted"), arguments.pop("true"), **arguments)
+        pck(arguments["predicted"], arguments["true"], **{k: arguments[k] for k in ("threshold_length", "alpha")})
+    if {"predicted", "true"} & set(change):
+        with pytest.raises(ValueError, match=match):
+            point_errors(arguments["predicted"], arguments["true"])
 
 
 # --- the length of the threshold
@@ -166,74 +186,7 @@ def test_name(unchecked):
     assert pck_name(0.1, "bbox-kp") == "PCK@0.10 (bbox-kp)"
     assert pck_name(0.05, "img") == "PCK@0.05 (img)"
     assert pck_name(0.125, "bbox") == "PCK@0.125 (bbox)"  # never rounded to another alpha
+    assert pck_name(0.1, "bbox", detail="per point") == "PCK@0.10 (bbox, per point)"
+    assert pck_name(0.1, "img", detail="leak-free") == "PCK@0.10 (img, leak-free)"
     with pytest.raises(ValueError, match="kind: expected one of"):
         pck_name(0.1, "box")
-
-
-# --- many pairs
-
-
-def test_every_pair_weighs_the_same_however_many_points_it_has():
-    one = pck([[0, 0]], [[0, 0]], threshold_length=1.0, alpha=[0.1])
-    nine = pck(np.ones((9, 2)), np.zeros((9, 2)), threshold_length=1.0, alpha=[0.1])
-    np.testing.assert_array_equal(summarize([one, nine]), [0.5])
-
-
-def test_summary_by_hand():
-    np.testing.assert_allclose(summarize([[0, 0.5, 1], [0.5, 0.5, 1], [0.25, 0.8, 1]]), [0.25, 0.6, 1], rtol=1e-15)
-
-
-@pytest.mark.parametrize("values", [np.zeros((0, 3)), np.zeros(3), [[0.5], [np.nan]], [["x"]]])
-def test_summary_refuses(unchecked, values):
-    with pytest.raises(ValueError, match="per_pair: expected"):
-        summarize(values)
-
-
-def test_interval_of_equal_values_is_that_value():
-    np.testing.assert_array_equal(bootstrap_interval(np.full(7, 0.5)), [0.5, 0.5])
-    np.testing.assert_array_equal(bootstrap_interval(np.full((7, 3), 0.25)), np.full((2, 3), 0.25))
-
-
-def test_interval_agrees_with_the_normal_approximation():
-    values = np.random.default_rng(2).uniform(0, 1, 400)
-    low, high = bootstrap_interval(values, samples=4000)
-    half = 1.959964 * values.std() / np.sqrt(400)
-    np.testing.assert_allclose([low, high], [values.mean() - half, values.mean() + half], atol=0.1 * half)
-
-
-def test_interval_against_all_draws():
-    """Of three values there are 27 equally likely draws; the quantiles of their means are known without sampling."""
-    values = np.array([0.0, 0.3, 1.0])
-    means = [(a + b + c) / 3 for a in values for b in values for c in values]
-    exact = np.quantile(means, [0.1, 0.9])
-    np.testing.assert_allclose(bootstrap_interval(values, confidence=0.8, samples=20000), exact, atol=1e-9)
-
-
-def test_interval_is_nested_repeatable_and_draws_whole_rows():
-    values = np.random.default_rng(3).uniform(0, 1, (60, 2))
-    wide, narrow = bootstrap_interval(values, confidence=0.99), bootstrap_interval(values, confidence=0.5)
-    assert (wide[0] < narrow[0]).all()
-    assert (narrow[0] < values.mean(axis=0)).all()
-    assert (values.mean(axis=0) < narrow[1]).all()
-    assert (narrow[1] < wide[1]).all()
-    np.testing.assert_array_equal(bootstrap_interval(values), bootstrap_interval(values))
-    assert (bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)).any()
-    # A column and its complement sum to one in every draw only if both are drawn together.
-    low, high = bootstrap_interval(np.stack([values[:, 0], 1 - values[:, 0]], axis=1))
-    np.testing.assert_allclose(low, 1 - high[::-1], atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("values", "options", "match"),
-    [
-        ([], {}, "values: expected"),
-        (np.zeros((2, 2, 2)), {}, "values: expected"),
-        ([0.1, np.nan], {}, "values: expected finite"),
-        ([0.1], {"confidence": 1.0}, "confidence: expected"),
-        ([0.1], {"confidence": 0.0}, "confidence: expected"),
-        ([0.1], {"samples": 0}, "samples: expected"),
-    ],
-)
-def test_interval_refuses(unchecked, values, options, match):
-    with pytest.raises(ValueError, match=match):
-        bootstrap_interval(values, **options)
