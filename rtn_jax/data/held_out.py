@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, UInt8
 
 from rtn_jax.coordinates import Shape, grid_points
-from rtn_jax.data.pairs import Benchmark, KeypointPair
+from rtn_jax.data.files import ArrayFiles
+from rtn_jax.data.pairs import Benchmark, Pair
 from rtn_jax.data.synthetic import WarpRange, inside, random_warps, warp_mapping, warp_photos
 from rtn_jax.images import resize
 
@@ -56,12 +57,19 @@ def held_out_benchmark(
         for j, key in enumerate(keys):
             src, points = (np.asarray(array[0]) for array in _warped(key, images[name], limits))
             kept = np.asarray(inside(jnp.asarray(points), shape))
-            images[f"{name} warp {j}"] = src
-            pair = KeypointPair(
-                src=f"{name} warp {j}", tgt=name, src_points=grid[kept], tgt_points=points[kept], category=name
+            warped = f"{name} warp {j}"
+            images[warped] = src
+            pairs.append(
+                Pair(
+                    id=warped,
+                    src=warped,
+                    tgt=name,
+                    src_points=grid[kept],
+                    tgt_points=points[kept],
+                    category=name,
+                )
             )
-            pairs.append(pair)
-    return Benchmark(name="held-out warps", pairs=tuple(pairs), read_image=images.__getitem__, threshold="img")
+    return Benchmark(name="held-out warps", pairs=tuple(pairs), files=ArrayFiles(images), thresholds=("img",))
 
 
 @partial(jax.jit, static_argnames="limits")

@@ -31,11 +31,12 @@ def benchmark():
 
 
 def test_what_it_holds(benchmark):
-    assert (benchmark.threshold, len(benchmark.pairs)) == ("img", 4)
+    assert (benchmark.thresholds, benchmark.protocol, len(benchmark.pairs)) == (("img",), "keypoints", 4)
     assert [(pair.tgt, pair.category) for pair in benchmark.pairs] == [("one", "one")] * 2 + [("two", "two")] * 2
+    assert [pair.id for pair in benchmark.pairs] == ["one warp 0", "one warp 1", "two warp 0", "two warp 1"]
     assert len({pair.src for pair in benchmark.pairs}) == 4
     for name in benchmark.images:
-        image = benchmark.read_image(name)
+        image = benchmark.files.image(name)
         assert (image.shape, image.dtype) == ((*SHAPE, 3), np.uint8)
 
 
@@ -51,7 +52,7 @@ def test_points_are_those_of_the_grid_whose_place_is_inside(benchmark):
 
 def test_corresponding_points_look_alike(benchmark):
     for pair in benchmark.pairs:
-        src, tgt = (benchmark.read_image(name).astype(np.float64) for name in (pair.src, pair.tgt))
+        src, tgt = (benchmark.files.image(name).astype(np.float64) for name in (pair.src, pair.tgt))
         # A half-pixel ring is left out: there the source's own neighbourhood mixes with its mirror image.
         here = np.array([oracle.bilinear(src, *point) for point in pair.src_points])
         there = np.array([oracle.bilinear(tgt, *point) for point in pair.tgt_points])
@@ -63,9 +64,9 @@ def test_the_seed_decides(benchmark):
     again, other = build(), build(seed=1)
     for first, second in zip(benchmark.pairs, again.pairs, strict=True):
         np.testing.assert_array_equal(first.tgt_points, second.tgt_points)
-        np.testing.assert_array_equal(benchmark.read_image(first.src), again.read_image(second.src))
+        np.testing.assert_array_equal(benchmark.files.image(first.src), again.files.image(second.src))
     assert not np.array_equal(benchmark.pairs[0].tgt_points, other.pairs[0].tgt_points)
-    assert not np.array_equal(benchmark.read_image("one warp 0"), other.read_image("one warp 0"))
+    assert not np.array_equal(benchmark.files.image("one warp 0"), other.files.image("one warp 0"))
 
 
 def test_a_photo_keeps_its_warps_when_others_are_added(benchmark):
@@ -80,12 +81,12 @@ def test_the_smallest_range_is_the_identity():
     (pair,) = still.pairs
     assert len(pair.src_points) == POINTS_PER_SIDE**2
     np.testing.assert_allclose(pair.tgt_points, pair.src_points, atol=1e-4)
-    np.testing.assert_array_equal(still.read_image(pair.src), still.read_image(pair.tgt))
+    np.testing.assert_array_equal(still.files.image(pair.src), still.files.image(pair.tgt))
 
 
 def test_refuses(unchecked):
     with pytest.raises(ValueError, match=r"^photos: expected at least one, got none"):
         build({})
     far = WarpRange(scale=(1.0, 1.0), rotation=0.0, shear=0.0, translation=100.0, bend=0.0)
-    with pytest.raises(ValueError, match=r"^src_points of 'one warp 0' -> 'one': expected \[n, 2\] with n >= 1"):
+    with pytest.raises(ValueError, match=r"^src_points of 'one warp 0': expected \[n, 2\] with n >= 1"):
         build({"one": PHOTOS["one"]}, limits=far, pairs_per_photo=1)

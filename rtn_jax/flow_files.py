@@ -1,0 +1,139 @@
+"""Flows in files: the Middlebury format `.flo`, in which TSS and most methods exchange them, and NumPy's `.npy`.
+
+A `.flo` file is the float32 202021.25 (the bytes `PIEH`), width and height as int32, and for every pixel, row by row,
+(u, v) as float32, all little-endian; a component of 1e9 or more says that the flow is not known there (Baker et al.,
+"A database and evaluation methodology for optical flow", IJCV 2011, and the format's reference implementation).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import tokenize
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
+
+from rtn_jax.images import write_atomically
+
+SUFFIXES = (".flo", ".npy")
+MAX_PIXELS = 100_000_000
+"""A larger flow is refused before memory is asked for: the size stands in a damaged header as likely as not."""
+UNKNOWN = 1e9
+"""A component of this magnitude or more is no displacement but the mark of an unknown one."""
+UNKNOWN_MARK = 1e10
+"""What stands for NaN in a `.flo` file."""
+
+_MAGIC = b"PIEH"
+_HEADER = struct.Struct("<4sii")  # magic, width, height
+_VECTOR = np.dtype(("<f4", 2))
+
+# What NumPy raises on a damaged header: it is parsed as Python text. Warning: where warnings are errors.
+_DAMAGED = (
+    *(OSError, ValueError, TypeError, LookupError, ArithmeticError, EOFError),
+    *(SyntaxError, MemoryError, RecursionError, tokenize.TokenError, Warning),
+)
+
+
+def read_flow(path: str | os.PathLike[str]) -> Float[np.ndarray, "H W 2"]:
+    """The flow in a file, float32 pixels (x, y), as it stands there: unknown displacements keep their marks.
+
+    Args:
+        path: the suffix decides the format: `.flo`, or `.npy` with an array `[H, W, 2]` of floats of any precision.
+
+    Raises:
+        ValueError: another suffix, no such file, no flow of that format, cut off or too long, or a flow without pixels
+            or of more than 100 million; the message begins with the path.
+    """
+    path = Path(path)
+    _check_suffix(path)
+    if not path.is_file():  # a pipe would block for ever
+        raise ValueError(f"{path}: {'not an ordinary file' if path.exists() else 'no such file'}")
+    try:
+        return _read_flo(path) if path.suffix.lower() == ".flo" else _read_npy(path)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read, {error.strerror or error}") from error
+
+
+def write_flow(path: str | os.PathLike[str], flow: ArrayLike) -> None:
+    """Writes a flow `[H, W, 2]` of pixels (x, y) as float32; the suffix (.flo, .npy) decides the format.
+
+    `read_flow` gives every bit back, but for NaN in a `.flo` file, which becomes 1e10, the format's mark of unknown.
+    The file appears whole or not at all, and an older one stays until then.
+
+    Raises:
+        ValueError: another suffix, not a flow, or a path that cannot be written.
+    """
+    path = Path(path)
+    _check_suffix(path)
+    array = np.asarray(flow)
+    if array.ndim != 3 or array.shape[-1] != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
+        raise ValueError(f"flow: expected numbers [H, W, 2], got shape {list(array.shape)} {array.dtype}")
+    values = _float32(array)
+    if path.suffix.lower() == ".flo":
+        height, width = values.shape[:2]
+        marked = np.where(np.isnan(values), np.float32(UNKNOWN_MARK), values)
+        content = _HEADER.pack(_MAGIC, width, height) + marked.astype("<f4").tobytes()
+        write_atomically(path, lambda file: file.write(content))
+    else:
+        write_atomically(path, lambda file: _write_npy(file, values))
+
+
+def known(flow: Float[np.ndarray, "*b H W 2"]) -> Bool[np.ndarray, "*b H W"]:
+    """Where a flow `[..., H, W, 2]` is a displacement: both components finite and below 1e9 in magnitude. Pure."""
+    return np.asarray((np.abs(flow) < UNKNOWN).all(axis=-1))  # false for NaN and infinity too
+
+
+def _read_flo(path: Path) -> Float[np.ndarray, "H W 2"]:
+    with path.open("rb") as file:
+        header = file.read(_HEADER.size)
+        if header[:4] != _MAGIC:
+            raise ValueError(f"{path}: expected a .flo file, which begins with {_MAGIC!r}, got {header[:4]!r}")
+        if len(header) < _HEADER.size:
+            raise ValueError(f"{path}: expected a header of {_HEADER.size} bytes, got {len(header)}")
+        _, width, height = _HEADER.unpack(header)
+        _check_size(path, width, height)
+        expected = _HEADER.size + width * height * _VECTOR.itemsize
+        found = os.fstat(file.fileno()).st_size
+        if found != expected:
+            raise ValueError(f"{path}: expected {expected} bytes for {width} x {height} pixels, got {found}")
+        content = file.read(expected)
+    if len(content) + _HEADER.size != expected:
+        raise ValueError(f"{path}: expected {expected} bytes, got {len(content) + _HEADER.size}")
+    return _float32(np.frombuffer(content, _VECTOR).reshape(height, width, 2))
+
+
+def _read_npy(path: Path) -> Float[np.ndarray, "H W 2"]:
+    try:  # mapped, not loaded: NumPy would take the memory that the header asks for; pickles cannot be mapped
+        array = np.lib.format.open_memmap(path, mode="r")
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path}: expected a .npy file with a flow [H, W, 2] ({reason[:200]})") from error
+    if array.ndim != 3 or array.shape[-1] != 2 or array.dtype.kind != "f":
+        got = f"shape {list(array.shape)} {array.dtype}"
+        raise ValueError(f"{path}: expected a flow [H, W, 2] of floats, got {got}")
+    _check_size(path, array.shape[1], array.shape[0])
+    return _float32(array)
+
+
+def _write_npy(file: BinaryIO, values: Float[np.ndarray, "H W 2"]) -> None:
+    np.lib.format.write_array(file, np.ascontiguousarray(values), allow_pickle=False)
+
+
+def _float32(values: np.ndarray) -> Float[np.ndarray, "H W 2"]:
+    """A copy in float32 and the machine's byte order; what is too large for it becomes infinite."""
+    with np.errstate(over="ignore"):
+        return np.array(values, np.float32)
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path}: expected a name that ends in one of {', '.join(SUFFIXES)}, got {path.suffix!r}")
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    if width < 1 or height < 1 or width * height > MAX_PIXELS:
+        raise ValueError(f"{path}: expected 1 to {MAX_PIXELS:,} pixels, got {width} x {height}")
