@@ -5,6 +5,7 @@ from rtn_jax.checkpoints import load, save
 from rtn_jax.config import Config, Level
 from rtn_jax.model import Features, Output, apply, encode, match, transfer_keypoints
 from rtn_jax.params import Params, init
+from rtn_jax.version import __version__ as __version__
 
 __all__ = [
     "Config",

@@ -1,14 +1,17 @@
-"""`python -m rtn_jax match a.jpg b.jpg`: the library's commands besides training and evaluation."""
+"""`python -m rtn_jax match a.jpg b.jpg`, `prepare`: the library's commands besides training and evaluation."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
 from rtn_jax.commands import fail, run
+from rtn_jax.data.prepare import PrepareConfig, prepare
 
 PROG = "rtn_jax"
 
@@ -55,7 +58,10 @@ def match(config: MatchConfig) -> None:
     sys.stdout.write(f"{config.out}\n")
 
 
-COMMANDS = {"match": (MatchConfig, match)}
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], object]]] = {
+    "match": (MatchConfig, match),
+    "prepare": (PrepareConfig, prepare),
+}
 
 
 def main() -> None:

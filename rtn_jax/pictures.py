@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from rtn_jax.coordinates import Shape, shrunk_shape
 from rtn_jax.data.pairs import Benchmark
@@ -24,14 +24,14 @@ _GAP = 10
 def matches_picture(
     params: Params, benchmark: Benchmark, *, rows: int = 4, points: int = 12
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Predicted and true matches of a few pairs of a benchmark, evenly spread over it, one below the other."""
+    """Predicted and true matches of a few pairs of a keypoint benchmark, evenly spread, one below the other."""
     strips = []
     for pair in benchmark.pairs[:: max(1, len(benchmark.pairs) // rows)][:rows]:
-        src, tgt = benchmark.read_image(pair.src), benchmark.read_image(pair.tgt)
-        chosen = np.random.default_rng(0).permutation(len(pair.src_points))[:points]
-        out = _match(params, src, tgt)
-        predicted = np.asarray(transfer_keypoints(out, pair.src_points[chosen]))
-        strips.append(draw_matches(src, tgt, pair.src_points[chosen], predicted, true_points=pair.tgt_points[chosen]))
+        src, tgt = benchmark.files.image(pair.src), benchmark.files.image(pair.tgt)
+        src_points, tgt_points = np.asarray(pair.src_points), np.asarray(pair.tgt_points)
+        chosen = np.random.default_rng(0).permutation(len(src_points))[:points]
+        predicted = np.asarray(transfer_keypoints(_match(params, src, tgt), src_points[chosen]))
+        strips.append(draw_matches(src, tgt, src_points[chosen], predicted, true_points=tgt_points[chosen]))
     return _stacked(strips)
 
 
@@ -53,7 +53,7 @@ def _match(params: Params, src: Any, tgt: Any) -> Output:
     return match(params, *(features.of_image(shape) for features, shape in zip(sized, shapes, strict=True)))
 
 
-def _stacked(strips: list[Float[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "H W 3"]:
+def _stacked(strips: list[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "H W 3"]:
     """One below the other, on white."""
     width = max(strip.shape[1] for strip in strips)
     padded = [np.pad(s, ((0, _GAP), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips]

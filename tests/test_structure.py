@@ -20,9 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = sorted((ROOT / "rtn_jax").rglob("*.py"))
 
 LAYERS = (  # a module may import those of its own layer and of the layers above it
-    {"coordinates"},
+    {"coordinates", "version"},
     {"sampling", "metrics"},
     {"affine", "correlation", "convolution", "config", "images"},
+    {"flow_files"},
     {"backbones", "geometry", "losses", "visualize", "data", "weights"},
     {"params"},
     {"model", "checkpoints"},

@@ -1,0 +1,209 @@
+"""Answers of any method in files: keypoints as JSON lines, flows as `.flo` or `.npy`.
+
+    predictions.jsonl   {"src": "car(G)/a.png", "tgt": "car(G)/b.png", "tgt_points": [[x, y], ...]} per pair, the points
+                        in the order of the benchmark's; `"id"` may stand for `"src"` and `"tgt"`
+    <pair id>.flo|.npy  [H, W, 2] float32, displacement (x, y) in pixels from every source pixel into the target; for
+                        TSS the tree of the data set itself, `<subset>/<pair>/flow1.flo`, `flow2.flo`
+
+Points are in pixels of the images as distributed, origin at the centre of the top-left pixel. A flow of another size
+than the source image is rescaled as TSS's own kit does it: the positions it points to are scaled with the target, whose
+size is that of the flow of the other direction; without one, source and target are taken to be scaled alike. A point or
+vector that is not finite, and a vector of 1e9 or more, counts as wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtn_jax.data.pairs import Benchmark, Pair
+from rtn_jax.data.rows import json_object, read_json_lines
+from rtn_jax.evaluation.matchers import Flow, Matcher, Points, Transfer, carried
+from rtn_jax.flow_files import known, read_flow, write_flow
+from rtn_jax.metrics import rescale_flow
+
+POINTS_FILE = "predictions.jsonl"
+SUFFIXES = (".flo", ".npy")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A folder of answers to a benchmark; every one was checked when it was opened."""
+
+    points: Mapping[str, Points]
+    """Keypoints by pair id, where the folder holds points."""
+    flows: Mapping[str, Path]
+    """Files of flows by pair id, where it holds flows."""
+    missing: Mapping[str, str]
+    """Why a pair has no answer that can be used, by pair id; only ever filled on request."""
+    ignored: tuple[str, ...] = ()
+    """Answers that belong to no pair, one line each; only ever filled on request."""
+
+    def matcher(self, benchmark: Benchmark) -> Matcher:
+        """The answers as a matcher."""
+        by_images = {(pair.src, pair.tgt): pair.id for pair in benchmark.pairs}
+
+        def answer(pair: Pair) -> Transfer:
+            if pair.id in self.points:
+                return Transfer(lambda _: self.points[pair.id])
+            return self._transfer(benchmark, pair, self.flows.get(by_images.get((pair.tgt, pair.src), "")))
+
+        return lambda pairs: [answer(pair) for pair in pairs]
+
+    def _transfer(self, benchmark: Benchmark, pair: Pair, back: Path | None) -> Transfer:
+        """`back`: the flow of the other direction, which tells what size the target had."""
+
+        def flow() -> Flow:
+            found = _read(self.flows[pair.id])
+            shape, tgt_shape = benchmark.files.shape(pair.src), benchmark.files.shape(pair.tgt)
+            if found.shape[:2] == tuple(shape):
+                return found
+            tgt_shapes = None if back is None else (_read(back).shape[:2], tgt_shape)
+            return rescale_flow(found, shape, tgt_shapes=tgt_shapes).astype(np.float32)
+
+        return Transfer(lambda points: carried(flow(), points), given_flow=flow)
+
+
+def open_predictions(folder: Path, benchmark: Benchmark, *, skip_bad: bool = False) -> Predictions:
+    """Finds and checks the answers for all pairs of a benchmark.
+
+    Args:
+        folder: holds `predictions.jsonl` or a flow per pair.
+        skip_bad: pairs whose answer is missing or unusable are listed in `missing` instead of failing.
+
+    Raises:
+        ValueError: the folder is missing or empty, answers are missing, given twice, for pairs or with numbers of
+            points that the benchmark does not have, or a file is damaged; the message names the file and the row.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"predictions: expected a folder, found none at {folder}")
+    listed = folder / POINTS_FILE
+    if not listed.is_file():
+        found = _find_flows(folder, benchmark, skip_bad)
+    elif benchmark.protocol == "keypoints":
+        found = _read_points(listed, benchmark, skip_bad)
+    else:
+        raise ValueError(f"{listed}: {benchmark.name} needs flows ({', '.join(SUFFIXES)}), not keypoints")
+    if len(found.missing) == len(benchmark.pairs):
+        raise ValueError(f"predictions: no answer in {folder} can be used; {next(iter(found.missing.values()))}")
+    return found
+
+
+def point_row(pair: Pair, points: Points) -> str:
+    """The line of `predictions.jsonl` for one pair."""
+    values = [[None if not np.isfinite(v) else float(v) for v in point] for point in points]
+    return json.dumps({"id": pair.id, "src": pair.src, "tgt": pair.tgt, "tgt_points": values})
+
+
+def save_flow(folder: Path, pair: Pair, flow: Flow) -> None:
+    """Writes a flow where `open_predictions` finds it."""
+    path = folder / f"{pair.id}.flo"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_flow(path, flow)
+
+
+def _read_points(path: Path, benchmark: Benchmark, skip_bad: bool) -> Predictions:
+    pair_of = _finder(benchmark)
+    answers: dict[str, Points] = {}
+    problems: dict[str, str] = {}
+    ignored: list[str] = []
+    for place, text in read_json_lines(path):
+        try:
+            values = json_object(text)
+            pair = pair_of(values)
+        except ValueError as error:
+            ignored.append(f"{place}: {error}")
+            continue
+        if pair.id in answers or pair.id in problems:
+            problems[pair.id] = f"{place}: a second answer for {pair.id!r}"
+            continue
+        try:
+            answers[pair.id] = _answer(values, pair)
+        except ValueError as error:
+            problems[pair.id] = f"{place}: {error}"
+    return _checked(answers, {}, problems, ignored, benchmark, skip_bad, f"{path}: no answer")
+
+
+def _finder(benchmark: Benchmark) -> Callable[[dict[str, Any]], Pair]:
+    """The function from a row to its pair."""
+    by_id = {pair.id: pair for pair in benchmark.pairs}
+    by_images: dict[tuple[str, str], list[Pair]] = {}
+    for pair in benchmark.pairs:
+        by_images.setdefault((pair.src, pair.tgt), []).append(pair)
+
+    def find(values: dict[str, Any]) -> Pair:
+        if "id" in values:
+            if values["id"] not in by_id:
+                raise ValueError(f"id: {benchmark.name} has no pair {values['id']!r}")
+            return by_id[values["id"]]
+        src, tgt = str(values.get("src")), str(values.get("tgt"))
+        candidates = by_images.get((src, tgt), [])
+        if len(candidates) != 1:
+            problem = "has several, give the id of" if candidates else "has no pair"
+            raise ValueError(f"src, tgt: {benchmark.name} {problem} {src!r} -> {tgt!r}")
+        return candidates[0]
+
+    return find
+
+
+def _answer(values: dict[str, Any], pair: Pair) -> Points:
+    try:
+        points = np.asarray(values.get("tgt_points"), np.float64)  # null becomes NaN: no answer for that point
+    except (TypeError, ValueError):
+        points = np.empty(0)
+    wanted = 0 if pair.src_points is None else len(pair.src_points)
+    if points.shape != (wanted, 2):
+        raise ValueError(f"tgt_points of {pair.id!r}: expected {wanted} points (x, y), got shape {points.shape}")
+    return points
+
+
+def _find_flows(folder: Path, benchmark: Benchmark, skip_bad: bool) -> Predictions:
+    expected = {pair.id for pair in benchmark.pairs}
+    flows: dict[str, Path] = {}
+    problems: dict[str, str] = {}
+    ignored: list[str] = []
+    for path in sorted(path for suffix in SUFFIXES for path in folder.rglob(f"*{suffix}")):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name not in expected:
+            ignored.append(f"{path}: belongs to no pair of {benchmark.name} (one is {benchmark.pairs[0].id})")
+        elif name in flows:
+            problems[name] = f"{path}: a second answer for {name!r}, the first is {flows[name]}"
+        else:
+            flows[name] = path
+            try:
+                read_flow(path)
+            except ValueError as error:
+                problems[name] = str(error)
+    return _checked({}, flows, problems, ignored, benchmark, skip_bad, f"predictions: no {POINTS_FILE} or flow")
+
+
+def _checked(
+    points: dict[str, Points],
+    flows: dict[str, Path],
+    problems: dict[str, str],
+    ignored: list[str],
+    benchmark: Benchmark,
+    skip_bad: bool,
+    absent: str,
+) -> Predictions:
+    """Every pair has one answer, and every answer its pair; what is not so is an error, or listed if that was asked."""
+    given = {*points, *flows}
+    missing = {pair.id: f"{absent} for {pair.id!r}" for pair in benchmark.pairs if pair.id not in {*given, *problems}}
+    bad = missing | problems
+    if not skip_bad and (bad or ignored):
+        first = next(iter([*problems.values(), *ignored, *missing.values()]))
+        usable = f"{len(benchmark.pairs) - len(bad)} of {len(benchmark.pairs)} pairs have an answer that can be used"
+        raise ValueError(f"{first} ({usable}; --skip_bad goes on without the others)")
+    usable_points = {name: answer for name, answer in points.items() if name not in problems}
+    usable_flows = {name: path for name, path in flows.items() if name not in problems}
+    return Predictions(usable_points, usable_flows, bad, tuple(ignored))
+
+
+def _read(path: Path) -> Flow:
+    flow = read_flow(path)
+    return np.where(known(flow)[..., None], flow, np.float32(np.nan))

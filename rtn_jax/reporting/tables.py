@@ -1,0 +1,57 @@
+"""The table in the terminal, and the one with a row per pair."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rtn_jax.data.pairs import Benchmark
+from rtn_jax.evaluation import Result, per_pair
+from rtn_jax.images import write_atomically
+
+SHOWN_LEFT_OUT = 5
+
+
+def print_table(benchmark: Benchmark, results: Sequence[Result], seconds: float) -> None:
+    """A row per figure, a column per matcher; then what was left out."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{benchmark.name}, {len(benchmark.pairs)} pairs, per cent [95 % interval]")
+    table.add_column("", no_wrap=True)
+    for result in results:
+        table.add_column(result.matcher, justify="right", overflow="fold")
+    for row in zip(*(result.figures for result in results), strict=True):
+        cells = [f"{f.percent:.1f}\n[{low:.1f}, {high:.1f}]" for f in row for low, high in [f.interval()]]
+        table.add_row(row[0].name, *cells)
+    console = Console()
+    console.print(table, markup=False)
+    if benchmark.left_out:
+        console.print(f"left out: {len(benchmark.left_out)}", highlight=False)
+        for line in benchmark.left_out[:SHOWN_LEFT_OUT]:
+            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        if len(benchmark.left_out) > SHOWN_LEFT_OUT:
+            console.print("  ... (all of them in results.json)", highlight=False)
+    console.print(f"{seconds:.1f} s", highlight=False)
+
+
+def write_pairs(path: Path, benchmark: Benchmark, results: Sequence[Result]) -> None:
+    """One row per pair: what it is, then its figures in per cent, the last result's first and the floors' after it."""
+    output = io.StringIO()
+    writer = csv.writer(output, lineterminator="\n")
+    columns = dict(_columns(benchmark, results))
+    writer.writerow(["id", "src", "tgt", "category", "subset", "mirrored", "leaked", "keypoints", *columns])
+    for i, pair in enumerate(benchmark.pairs):
+        about = [pair.id, pair.src, pair.tgt, pair.category, pair.subset, int(pair.mirrored), int(pair.leaked)]
+        count = "" if pair.src_points is None else len(pair.src_points)
+        writer.writerow([*about, count, *(f"{values[i]:.4f}" for values in columns.values())])
+    write_atomically(path, lambda file: file.write(output.getvalue().encode()))
+
+
+def _columns(benchmark: Benchmark, results: Sequence[Result]) -> Iterator[tuple[str, list[float]]]:
+    for result in reversed(results):
+        suffix = "" if result is results[-1] else f" [{result.matcher}]"
+        for name, shares in per_pair(benchmark, result.answers).items():
+            yield f"{name}{suffix}", [100 * float(share) for share in shares]
