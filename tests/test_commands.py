@@ -139,6 +139,34 @@ def test_evaluation_without_data(home, trained):
     assert record["config"]["image_size"] == [64, 64]
 
 
+def test_evaluation_on_two_devices_and_after_a_kill_is_the_same(home, trained):
+    flags = ["--ckpt=runs/vgg", "--save_predictions"]
+    command(home, "evaluate.py", *flags, "--out=whole")
+    environment = os.environ | {"RTN_JAX_CACHE": str(home / "cache"), "PYTHONPATH": str(ROOT)}
+    two = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
+    arguments = [sys.executable, str(ROOT / "evaluate.py"), *flags]
+    subprocess.run(
+        [*arguments, "--out=devices"], cwd=home, env=environment | {"XLA_FLAGS": two}, check=True, timeout=300
+    )
+    process = subprocess.Popen([*arguments, "--out=killed"], cwd=home, env=environment, stdout=subprocess.DEVNULL)
+    journal = home / "killed" / "journal" / "0-of-1.jsonl"
+    deadline = time.monotonic() + 200
+    while not (journal.exists() and journal.read_text().count("\n") > 16):  # the first floor and what comes after it
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (home / "killed" / "results.json").exists()
+    command(home, "evaluate.py", *flags, "--out=killed")
+    results = {name: json.loads((home / name / "results.json").read_text()) for name in ("whole", "devices", "killed")}
+    answers = {name: (home / name / "predictions" / "predictions.jsonl").read_text() for name in results}
+    assert answers["devices"] == answers["whole"] == answers["killed"]
+    for key in ("metrics", "intervals", "floors", "classes", "data", "weights"):
+        assert results["devices"][key] == results["whole"][key] == results["killed"][key], key
+    assert not journal.exists()
+
+
 def test_match_draws_one_picture_from_any_formats(home, trained):
     rng = np.random.default_rng(0)
     src, tgt = photos(rng, 1, 90, 120)[0], photos(rng, 1, 150, 100)[0]

@@ -49,7 +49,7 @@ class _Evaluation:
             "data": self.data_hash,
             "weights": None if self.params is None else weights_hash(self.params),
             "config": None if self.params is None else json.loads(self.params.config.to_json()),
-            "predictions": None if self.config.predictions is None else folder_hash(self.config.predictions),
+            "answers": None if self.config.predictions is None else folder_hash(self.config.predictions),
             "mirror_aware": self.config.mirror_aware,
             "save_predictions": self.config.save_predictions,
             "versions": {"rtn_jax": __version__, "jax": jax.__version__},
@@ -235,9 +235,9 @@ def _finish(
     }
     print_table(opened.benchmark, results, seconds)
     if out is not None:
+        _write_json(out / "results.json", record)
         write_pairs(out / "pairs.csv", opened.benchmark, results)
         _write_extras(opened, results, record, out)
-        _write_json(out / "results.json", record)
         if journal is not None:
             journal.remove()
     return record

@@ -10,6 +10,7 @@ from pathlib import Path
 from rtn_jax.data.pairs import Benchmark
 from rtn_jax.evaluation import Result, per_pair
 from rtn_jax.images import write_atomically
+from rtn_jax.metrics import Figure
 
 SHOWN_LEFT_OUT = 5
 
@@ -23,9 +24,9 @@ def print_table(benchmark: Benchmark, results: Sequence[Result], seconds: float)
     table.add_column("", no_wrap=True)
     for result in results:
         table.add_column(result.matcher, justify="right", overflow="fold")
-    for row in zip(*(result.figures for result in results), strict=True):
-        cells = [f"{f.percent:.1f}\n[{low:.1f}, {high:.1f}]" for f in row for low, high in [f.interval()]]
-        table.add_row(row[0].name, *cells)
+    columns = [{figure.name: figure for figure in result.figures} for result in results]
+    for name in dict.fromkeys(name for column in columns for name in column):
+        table.add_row(name, *(_cell(column.get(name)) for column in columns))
     console = Console()
     console.print(table, markup=False)
     if benchmark.left_out:
@@ -35,6 +36,14 @@ def print_table(benchmark: Benchmark, results: Sequence[Result], seconds: float)
         if len(benchmark.left_out) > SHOWN_LEFT_OUT:
             console.print("  ... (all of them in results.json)", highlight=False)
     console.print(f"{seconds:.1f} s", highlight=False)
+
+
+def _cell(figure: Figure | None) -> str:
+    """A matcher whose answers leave every pixel outside the target has no localisation error."""
+    if figure is None:
+        return "-"
+    low, high = figure.interval()
+    return f"{figure.percent:.1f}\n[{low:.1f}, {high:.1f}]"
 
 
 def write_pairs(path: Path, benchmark: Benchmark, results: Sequence[Result]) -> None:
