@@ -233,7 +233,7 @@ def _finish(
         **opened.subject(),
         "options": {name: _plain(value) for name, value in dataclasses.asdict(opened.config).items()},
     }
-    print_table(opened.benchmark, results, seconds)
+    print_table(opened.benchmark, results, seconds, mode="mirror-aware" if opened.config.mirror_aware else "")
     if out is not None:
         _write_json(out / "results.json", record)
         write_pairs(out / "pairs.csv", opened.benchmark, results)

@@ -15,12 +15,13 @@ from rtn_jax.metrics import Figure
 SHOWN_LEFT_OUT = 5
 
 
-def print_table(benchmark: Benchmark, results: Sequence[Result], seconds: float) -> None:
-    """A row per figure, a column per matcher; then what was left out."""
+def print_table(benchmark: Benchmark, results: Sequence[Result], seconds: float, *, mode: str = "") -> None:
+    """A row per figure, a column per matcher; then what was left out. `mode`: how it was matched, for the title."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{benchmark.name}, {len(benchmark.pairs)} pairs, per cent [95 % interval]")
+    about = [benchmark.name, f"{len(benchmark.pairs)} pairs", *filter(None, [mode]), "per cent [95 % interval]"]
+    table = Table(title=", ".join(about))
     table.add_column("", no_wrap=True)
     for result in results:
         table.add_column(result.matcher, justify="right", overflow="fold")
