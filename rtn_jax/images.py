@@ -104,7 +104,8 @@ def read_resized(
             smaller = image.draft(image.mode, (2 * size[0], 2 * size[1]))  # nothing, of other formats than JPEG
             image.load()
             area = None if smaller is None else smaller[1]  # of an odd width, half of the last pixel is too much
-            resized = _to_rgb(image).resize(size, Image.Resampling.BICUBIC, box=area)
+            rgb = image if image.mode == "RGB" and not image.has_transparency_data else _to_rgb(image)  # without a copy
+            resized = rgb.resize(size, Image.Resampling.BICUBIC, box=area)
     upright = _UPRIGHT.get(orientation)
     return np.array(resized if upright is None else resized.transpose(upright))
 

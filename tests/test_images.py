@@ -15,7 +15,16 @@ import pytest
 from PIL import Image
 
 from rtn_jax import images
-from rtn_jax.images import check_image, check_writable, read_image, resize, save_image, to_uint8, write_atomically
+from rtn_jax.images import (
+    check_image,
+    check_writable,
+    read_image,
+    read_resized,
+    resize,
+    save_image,
+    to_uint8,
+    write_atomically,
+)
 
 
 def smooth_picture(height=24, width=40):
@@ -275,6 +284,91 @@ def test_wrong_images_and_shapes_are_refused():
         check_image(np.zeros((4, 5, 3), np.int64), "src")
     with pytest.raises(ValueError, match="image: expected finite values"):
         to_uint8(np.full((2, 2, 3), np.nan))
+
+
+# Reading resized
+
+
+def photo_like(height, width):
+    """Smooth, with one oblique edge."""
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    waves = [128 + 90 * np.sin(9 * x + 5 * y + c) * np.cos(11 * y - 3 * x) for c in range(3)]
+    return (np.stack(waves, axis=-1) * np.where(x + 0.4 * y > 0.6, 1, 0.4)[..., None]).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "limit"),
+    [
+        ("PNG", (150, 200), 2),
+        ("JPEG", (150, 200), 2),
+        ("JPEG", (200, 150), 2),
+        ("PNG", (30, 20), 2),
+        ("JPEG", (601, 803), 12),  # decoded at half its size, not a whole number of pixels
+        ("JPEG", (1300, 1700), 12),  # at a quarter
+    ],
+)
+def test_reading_resized_is_close_to_resizing_what_was_read(tmp_path, kind, size, limit):
+    path = stored(tmp_path / "photo", photo_like(*size), kind, quality=90)
+    expected = np.rint(resize(read_image(path), (64, 72))).astype(int)
+    for source in (path, str(path), path.read_bytes()):
+        read = read_resized(source, (64, 72))
+        assert read.dtype == np.uint8
+        difference = np.abs(read.astype(int) - expected)
+        assert difference.mean() < 0.6
+        assert difference.max() <= limit
+
+
+def test_a_jpeg_that_is_much_too_large_is_not_decoded_whole(tmp_path, monkeypatch):
+    decoded = []
+    resize_picture = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image,
+        "resize",
+        lambda image, *args, **options: decoded.append(image.size) or resize_picture(image, *args, **options),
+    )
+    path = stored(tmp_path / "photo", photo_like(520, 1040), "JPEG")
+    for shape in [(64, 64), (130, 64), (131, 64), (64, 261), (256, 256)]:
+        read_resized(path, shape)
+    assert decoded == [(260, 130), (520, 260), (1040, 520), (1040, 520), (1040, 520)]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(24, 40), (480, 800)])
+def test_resized_pictures_are_upright_too(tmp_path, orientation, size):
+    upright = photo_like(*size)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    camera = np.ascontiguousarray(as_stored(upright, orientation))
+    read = read_resized(stored(tmp_path / "photo", camera, "JPEG", exif=exif, quality=95), (30, 20))
+    assert read.shape == (30, 20, 3)
+    assert np.abs(read - resize(upright, (30, 20))).mean() < 3
+
+
+def test_transparency_and_palettes_are_resolved_before_resizing(tmp_path):
+    clear = np.zeros((20, 20, 4), np.uint8)
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    np.testing.assert_array_equal(read_resized(tmp_path / "clear.png", (5, 5)), 255)
+    palette = Image.fromarray(photo_like(40, 40)).quantize(16)
+    palette.save(tmp_path / "palette.png")
+    expected = resize(read_image(tmp_path / "palette.png"), (10, 10))
+    np.testing.assert_allclose(read_resized(tmp_path / "palette.png", (10, 10)), expected, atol=2)
+
+
+def test_what_cannot_be_read_resized_is_named(tmp_path):
+    whole = stored(tmp_path / "whole.jpg", photo_like(500, 500), "JPEG").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    for source, name, words in [
+        (tmp_path / "cut.jpg", None, f"{tmp_path / 'cut.jpg'}: damaged picture"),
+        (whole[:5000], "inside.jpg", "inside.jpg: damaged picture"),
+        (b"words", "words.jpg", "words.jpg: not a picture"),
+        (tmp_path / "none.jpg", None, f"{tmp_path / 'none.jpg'}: no such file"),
+        (tmp_path, None, f"{tmp_path}: is a folder"),
+    ]:
+        for shape in ((400, 400), (40, 40)):
+            with pytest.raises(ValueError, match=re.escape(words)):
+                read_resized(source, shape, name)
+    with pytest.raises(ValueError, match=r"shape: .* at least \(1, 1\), got \(0, 5\)"):
+        read_resized(whole, (0, 5))
 
 
 # Writing

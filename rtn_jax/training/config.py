@@ -27,10 +27,13 @@ class TrainConfig:
     stage: Stage = "synthetic"
     """synthetic: random warps of photos, with known ground truth. weak: pairs of photos of one class, without any."""
     data: str = "builtin"
-    """Folder of photos (synthetic), or folder with one folder of photos per class (weak); builtin: photos that come
-    with the installed packages."""
+    """What to draw from. builtin: photos that come with the installed packages (synthetic only); a folder of photos
+    (weak: one folder per class); the folder of PF-dataset-PASCAL (its training pairs); a .csv table of photos with
+    image,class,xmin,ymin,xmax,ymax; or a .jsonl list of pairs."""
+    workers: int = 0
+    """Processes that read and resize photos; 0: a thread of this one."""
     val: str = "builtin"
-    """Folder of photos that are held out: the network is measured on fixed warps of them."""
+    """Photos that are held out, builtin or as for data: the network is measured on fixed warps of them."""
     init: str | None = None
     """Checkpoint whose weights to start from; the network's config is then the checkpoint's."""
     weights: str = "pretrained"
@@ -79,11 +82,13 @@ class TrainConfig:
         for name in ("learning_rate", "clip", "temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
-        for name in ("weight_decay", "decay", "matrix_weight", "translation", "seed"):
+        for name in ("weight_decay", "decay", "matrix_weight", "translation", "seed", "workers"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
         if self.stage == "weak" and self.data == "builtin":
-            raise ValueError("data: the weak stage needs --data=FOLDER with one folder of photos per class")
+            raise ValueError(
+                "data: the weak stage needs --data: a folder with one folder of photos per class, or a list"
+            )
 
     @property
     def folder(self) -> Path:

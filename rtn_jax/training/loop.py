@@ -13,7 +13,6 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,18 +23,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from rtn_jax import checkpoints, evaluation
 from rtn_jax.config import Config
-from rtn_jax.coordinates import Shape
 from rtn_jax.data.held_out import held_out_benchmark
 from rtn_jax.data.pairs import Benchmark
+from rtn_jax.data.stream import Stream
 from rtn_jax.images import save_image
 from rtn_jax.params import Params, init
 from rtn_jax.pictures import matches_picture
 from rtn_jax.training.config import TrainConfig
-from rtn_jax.training.photos import held_out_photos, make_batches
+from rtn_jax.training.photos import held_out_photos, training_batches
 from rtn_jax.training.step import TrainState, init_state, make_step, parallel
 from rtn_jax.weights import pretrained
 
 _LOG = logging.getLogger(__name__)
+
+SPEED_ONLY = ("workers",)
+"""Choices that a run may be continued with others of: they do not change what is computed."""
 
 
 @dataclass
@@ -46,7 +48,6 @@ class _Run:
     params: Params
     """As they were at the start; gives the config."""
     benchmark: Benchmark
-    sizes: Callable[[str], Shape]
     folder: Path
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -68,22 +69,26 @@ def fit(train: TrainConfig) -> dict[str, Any]:
     seen = _check_folder(train)
     given = None if train.init is None else _given_params(train, train.init)
     config = train.network() if given is None else given.config
-    batches, about = make_batches(train, config.image_shape)
+    batches, about = training_batches(train, config.image_shape)
     photos = held_out_photos(train)
     params = _new_params(train, config) if given is None else given
     benchmark = held_out_benchmark(photos, shape=config.image_shape)
     step = parallel(make_step(config, train), _devices(train.batch_size))
     state = init_state(params, train)
-    run = _Run(train, params, benchmark, evaluation.image_sizes(benchmark), train.folder)
+    run = _Run(train, params, benchmark, train.folder)
     state = _open(run, state, seen)
     _LOG.info("%s; run folder %s", about, run.folder)
-    with SummaryWriter(str(run.folder / "tensorboard")) as writer, _progress_bar() as bar:
+    with (
+        Stream(batches, position=int(state.step), workers=train.workers) as stream,
+        SummaryWriter(str(run.folder / "tensorboard")) as writer,
+        _progress_bar() as bar,
+    ):
         task = bar.add_task("training", total=train.steps, completed=int(state.step), status="")
         if int(state.step) == 0:
             _evaluate(run, state, {}, writer, bar)
         while (done := int(state.step)) < train.steps:
             started = time.perf_counter()
-            state, averages = step(state, batches(done))
+            state, averages = step(state, next(stream))
             metrics = {name: float(value) for name, value in averages.items()}
             if not np.isfinite(metrics["loss"]):
                 raise ValueError(f"loss: not finite at step {done}; lower --learning_rate")
@@ -123,7 +128,8 @@ def _check_folder(train: TrainConfig) -> int:
     except ValueError as error:
         raise ValueError(f"run_dir: {written} is damaged; choose another folder") from error
     now = json.loads(json.dumps(train.to_dict()))
-    changed = [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
+    compared = [name for name in now if name not in SPEED_ONLY]
+    changed = [f"{name} {before.get(name)} -> {now[name]}" for name in compared if before.get(name) != now[name]]
     if changed:
         raise ValueError(
             f"run_dir: {folder} holds a run with other choices ({', '.join(changed)}); choose another folder"
@@ -161,8 +167,8 @@ def _evaluate(run: _Run, state: TrainState, metrics: dict[str, float], writer: A
     """Held-out figures of the network as it is: a line, curves, a picture, a checkpoint."""
     step = int(state.step)
     params = run.with_weights(state)
-    features = evaluation.ImageFeatures(params, run.benchmark)
-    result = evaluation.evaluate("network", evaluation.network(features), run.benchmark, run.sizes)
+    features = evaluation.ImageFeatures(params, run.benchmark.files)
+    result = evaluation.evaluate("network", evaluation.network(features), run.benchmark)
     row = {"step": step, **{f"held-out {name}": value for name, value in result.metrics.items()}, **metrics}
     with (run.folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
@@ -172,7 +178,8 @@ def _evaluate(run: _Run, state: TrainState, metrics: dict[str, float], writer: A
     save_image(run.folder / f"matches_{step:06d}.png", matches_picture(params, run.benchmark))
     run.history.append(row)
     loss = f"loss {metrics['loss']:.4f}  " if metrics else ""
-    figures = "  ".join(f"{name} {value:.1f}" for name, value in result.metrics.items())
+    headline = result.figures[: len(run.benchmark.alphas)]
+    figures = "  ".join(f"{figure.name} {figure.percent:.1f}" for figure in headline)
     bar.console.print(f"step {step:>6}  {loss}held-out {figures}", highlight=False, soft_wrap=True)
 
 

@@ -116,9 +116,18 @@ def _synthetic(params: Params, batch: Batch, train: TrainConfig) -> tuple[Float[
 
 
 def _weak(params: Params, batch: Batch, train: TrainConfig) -> tuple[Float[Array, ""], Metrics]:
-    """Batch: `src`, `tgt` uint8 `[b, H, W, 3]` at the network's image size."""
+    """Batch: `src`, `tgt` uint8 `[b, H, W, 3]` at the network's image size, `src_box` `[b, 4]` in its pixels."""
     out = apply(params, batch["src"], batch["tgt"])
-    return weak_loss(out.correlation, temperature=train.temperature), _field_metrics(out.affine)
+    mask = box_mask(params.config, batch["src_box"])
+    return weak_loss(out.correlation, mask, temperature=train.temperature), _field_metrics(out.affine)
+
+
+def box_mask(config: Config, box: Float[Array, "b 4"]) -> Float[Array, "b h w"]:
+    """1 for the cells of the last level whose centre lies in the box (left, top, right, bottom), 0 for the others."""
+    stride, shape = grids(config)[-1]
+    centers = jnp.asarray(cells_to_pixels(pixel_grid(shape, "float64"), stride), box.dtype)
+    left_top, right_bottom = box[:, None, None, :2], box[:, None, None, 2:]
+    return ((centers >= left_top) & (centers <= right_bottom)).all(-1).astype(box.dtype)
 
 
 def true_fields(config: Config, warp: Warp) -> list[tuple[Float[Array, "b h w 2 3"], Array]]:

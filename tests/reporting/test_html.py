@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
 from html import escape
 from html.parser import HTMLParser
 
@@ -24,6 +23,7 @@ from rtn_jax.reporting.html import html_report
 from rtn_jax.reporting.record import make_record
 from rtn_jax.reporting.sections import pck_curve
 from tests import chromium
+from tests.benchmarks_small import TruthFiles
 from tests.networks import photos
 
 NASTY = "<img src=x onerror=alert(1)> & \"b\" 'c'/ä"
@@ -41,20 +41,6 @@ MEASURE = """<script>addEventListener('load', () => {
     beyond: [...document.querySelectorAll('body *')].filter(beyond).map(e => e.outerHTML.slice(0, 99)),
   });
 });</script>"""
-
-
-@dataclass(frozen=True)
-class MoreFiles(ArrayFiles):
-    """Images, masks and flows in memory."""
-
-    masks: dict = field(default_factory=dict)
-    flows: dict = field(default_factory=dict)
-
-    def mask(self, name):
-        return self.masks[name]
-
-    def flow(self, pair_id):
-        return self.flows[pair_id]
 
 
 def images(rng, count):
@@ -86,7 +72,7 @@ def keypoint_benchmark(count=12, **changes):
 
 def flow_benchmark():
     rng = np.random.default_rng(2)
-    files = MoreFiles(images(rng, 4))
+    files = TruthFiles(images(rng, 4))
     pairs = []
     for i, subset in enumerate(["FG3DCar", "FG3DCar", "JODS", "JODS", "PASCAL", "PASCAL"]):
         src = f"{i % 4}.png"
@@ -107,7 +93,7 @@ def flow_benchmark():
 
 def mask_benchmark():
     rng = np.random.default_rng(3)
-    files = MoreFiles(images(rng, 4))
+    files = TruthFiles(images(rng, 4))
     for name, image in files.images.items():
         files.masks[name] = np.zeros(image.shape[:2], bool)
         files.masks[name][10:30, 5:30] = True

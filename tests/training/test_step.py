@@ -11,11 +11,13 @@ import pytest
 
 from rtn_jax.images import save_image
 from rtn_jax.training.config import TrainConfig
-from rtn_jax.training.photos import make_batches
-from rtn_jax.training.step import init_state, make_schedule, make_step, parallel
+from rtn_jax.training.photos import held_out_photos, training_batches
+from rtn_jax.training.step import box_mask, init_state, make_schedule, make_step, parallel
 from tests.networks import ONE_LEVEL, moving_params, photos, small_config
 
 TRAIN = TrainConfig(batch_size=2, steps=20, learning_rate=3e-3)
+WEAK = TrainConfig(stage="weak", data="unused", batch_size=2, steps=20, learning_rate=1e-3)
+WHOLE = np.array([[-0.5, -0.5, 31.5, 31.5]] * 2, np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +69,16 @@ def test_the_backbone_moves_when_asked(params, batch):
     assert max(moved) > 0
 
 
-def test_the_weak_stage_lowers_its_loss(params):
-    train = TrainConfig(stage="weak", data="unused", batch_size=2, steps=20, learning_rate=1e-3)
+@pytest.fixture(scope="module")
+def weak_step(params):
+    return parallel(make_step(params.config, WEAK), 1)
+
+
+def test_the_weak_stage_lowers_its_loss(params, weak_step):
     both = photos(np.random.default_rng(4), 4)
-    step, state = parallel(make_step(params.config, train), 1), init_state(params, train)
-    losses = []
+    state, losses = init_state(params, WEAK), []
     for _ in range(8):
-        state, metrics = step(state, {"src": both[:2], "tgt": both[2:]})
+        state, metrics = weak_step(state, {"src": both[:2], "tgt": both[2:], "src_box": WHOLE})
         losses.append(float(metrics["loss"]))
     assert losses[-1] < losses[0]
 
@@ -94,41 +99,83 @@ def test_the_schedule_warms_up_and_ends_at_zero():
     assert sorted(rates[10:], reverse=True) == rates[10:]
 
 
-def test_batches_are_a_function_of_seed_and_step(tmp_path):
-    rng = np.random.default_rng(0)
-    for i, photo in enumerate(photos(rng, 5, 20, 30)):
+def test_the_weak_loss_counts_the_box_alone(params, weak_step):
+    both, state = photos(np.random.default_rng(4), 4), init_state(params, WEAK)
+
+    def loss(*boxes):
+        box = np.asarray(boxes, np.float32)
+        return float(weak_step(state, {"src": both[:2], "tgt": both[2:], "src_box": box})[1]["loss"])
+
+    left, right = [-0.5, -0.5, 15.5, 31.5], [15.5, -0.5, 31.5, 31.5]
+    assert loss(*WHOLE) == pytest.approx((loss(left, left) + loss(right, right)) / 2, rel=1e-5)
+    assert loss(left, left) != pytest.approx(loss(right, right), rel=1e-3)
+    assert loss([2, 2, 3, 3], [2, 2, 3, 3]) == 0, "a box without a cell"
+
+
+def test_the_mask_holds_the_cells_whose_centres_lie_in_the_box():
+    config = small_config(levels=ONE_LEVEL)  # 32 pixels, cells of 4: centres at 1.5, 5.5, ..., 29.5
+    mask = np.asarray(box_mask(config, jnp.asarray([[1.5, 6, 9.4, 14], [-0.5, -0.5, 31.5, 31.5]])))
+    expected = np.zeros((8, 8))
+    expected[2:4, 0:2] = 1
+    np.testing.assert_array_equal(mask[0], expected)
+    np.testing.assert_array_equal(mask[1], 1)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i, photo in enumerate(photos(np.random.default_rng(0), 5, 20, 30)):
         (tmp_path / f"class{i % 2}").mkdir(exist_ok=True)
         save_image(tmp_path / f"class{i % 2}" / f"{i}.png", photo)
-    synthetic = TrainConfig(data=str(tmp_path), batch_size=3)
-    batches, about = make_batches(synthetic, (32, 32))
-    assert "5 photos" in about
-    again, _ = make_batches(synthetic, (32, 32))
-    other, _ = make_batches(dataclasses.replace(synthetic, seed=1), (32, 32))
-    for step in (0, 7):
-        np.testing.assert_array_equal(batches(step)["seeds"], again(step)["seeds"])
-        np.testing.assert_array_equal(batches(step)["photos"], again(step)["photos"])
-        assert (batches(step)["seeds"] != other(step)["seeds"]).any()
-    seen = np.concatenate([batches(step)["photos"] for step in range(5)])  # three epochs of five photos
-    assert all(n == 3 for n in np.unique(seen.reshape(15, -1), axis=0, return_counts=True)[1])
-    weak, about = make_batches(TrainConfig(stage="weak", data=str(tmp_path), batch_size=4), (32, 32))
+    return tmp_path
+
+
+def test_either_stage_draws_what_its_step_takes(folder):
+    batches, about = training_batches(TrainConfig(data=str(folder), batch_size=3), (32, 32))
+    assert about == f"random warps of 5 photos of {folder}"
+    assert {name: array.shape for name, array in batches[7].items()} == {"photos": (3, 32, 32, 3), "seeds": (3,)}
+    batches, about = training_batches(TrainConfig(stage="weak", data=str(folder), batch_size=4), (32, 32))
     assert "2 classes" in about
-    drawn = weak(3)
-    assert drawn["src"].shape == drawn["tgt"].shape == (4, 32, 32, 3)
-    np.testing.assert_array_equal(drawn["src"], weak(3)["src"])
-    assert all((a != b).any() for a, b in zip(drawn["src"], drawn["tgt"], strict=True))
+    shapes = {name: array.shape for name, array in batches[3].items()}
+    assert shapes == {"src": (4, 32, 32, 3), "tgt": (4, 32, 32, 3), "src_box": (4, 4)}
+
+
+def test_the_seed_of_a_run_is_that_of_its_batches(folder):
+    seeds = [
+        training_batches(TrainConfig(data=str(folder), batch_size=3, seed=seed), (32, 32))[0][0]["seeds"]
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(seeds[0], seeds[1])
+    assert (seeds[0] != seeds[2]).all()
+
+
+def test_photos_are_held_out_of_anything_that_can_be_trained_on(folder):
+    photos = held_out_photos(TrainConfig(val=str(folder)), limit=3)
+    assert list(photos) == ["class0/0.png", "class0/4.png", "class1/3.png"]
+    assert photos["class0/0.png"].shape == (20, 30, 3)
+    (folder / "photos.csv").write_text("image,class\nclass1/1.png,one\n")
+    assert list(held_out_photos(TrainConfig(val=str(folder / "photos.csv")))) == ["class1/1.png"]
+    assert list(held_out_photos(TrainConfig())) == ["chelsea", "motorcycle"]
 
 
 def test_a_weak_stage_without_classes_is_refused(tmp_path):
     save_image(tmp_path / "lonely.png", np.zeros((9, 9, 3), np.uint8))
     with pytest.raises(ValueError, match="folder per class"):
-        make_batches(TrainConfig(stage="weak", data=str(tmp_path)), (32, 32))
+        training_batches(TrainConfig(stage="weak", data=str(tmp_path)), (32, 32))
     with pytest.raises(ValueError, match="weak stage needs --data"):
         TrainConfig(stage="weak")
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"steps": 0}, {"batch_size": -1}, {"learning_rate": 0.0}, {"temperature": 0.0}, {"decay": -0.1}, {"seed": -1}],
+    [
+        {"steps": 0},
+        {"batch_size": -1},
+        {"learning_rate": 0.0},
+        {"temperature": 0.0},
+        {"decay": -0.1},
+        {"seed": -1},
+        {"workers": -1},
+    ],
 )
 def test_wrong_choices_are_named(change):
     with pytest.raises(ValueError, match=f"{next(iter(change))}: expected"):
