@@ -56,9 +56,9 @@ def distance_outside(points: Any, shape: Shape) -> Any:
 
 
 def between_centers(points: Any, shape: Shape) -> Any:
-    """Whether points `[..., 2]` lie on or between the centres of an image's border pixels. `[...]`; NaN does not."""
+    """Whether points `[..., 2]` lie between the centres of an image's border pixels, not on them. `[...]`; NaN does not."""
     points = _float(points)
-    return ((points >= 0) & (points <= _xy(shape, points) - 1)).all(-1)
+    return ((points > 0) & (points < _xy(shape, points) - 1)).all(-1)
 
 
 def object_positions(pixels: Any, mask: Bool[np.ndarray, "H W"]) -> Any:

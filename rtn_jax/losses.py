@@ -24,10 +24,11 @@ def weak_loss(
         correlation: `[b, h, w, m]` raw volume (cosines) at the final field: `Output.correlation`.
         mask: `[b, h, w]`, 1 inside the source's object, 0 outside; all ones unless given.
         temperature: multiplies the cosines.
-        reduction: `mean` over the masked cells of the batch; `sum` over cells and mean over the batch, as the release.
+        reduction: `mean` over the masked cells of each pair, or `sum` over them as the release; then the mean over the
+            batch, so that a batch split over devices has the same loss.
 
     Returns:
-        A scalar, zero where the mask is empty.
+        A scalar; a pair whose mask is empty counts as zero.
 
     Raises:
         ValueError: for a volume of another rank, without a centre, a mask that does not fit, or an unknown reduction.
@@ -42,9 +43,9 @@ def weak_loss(
     logits = temperature * correlation.astype(jnp.promote_types(correlation.dtype, jnp.float32))
     cells = -jax.nn.log_softmax(logits)[..., logits.shape[-1] // 2] * mask
     if reduction == "sum":
-        return cells.sum() / correlation.shape[0]
+        return cells.sum((1, 2)).mean()
     if reduction == "mean":
-        return cells.sum() / jnp.maximum(mask.sum(), 1)
+        return (cells.sum((1, 2)) / jnp.maximum(mask.sum((1, 2)), 1)).mean()
     raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
 
 

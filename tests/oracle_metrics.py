@@ -137,12 +137,7 @@ def localization_error(mapping, src_mask, tgt_mask) -> float:
     for y1 in range(1, src_mask.shape[0] + 1):
         for x1 in range(1, src_mask.shape[1] + 1):
             x2, y2 = (mapping[y1 - 1, x1 - 1] + 1).tolist()
-            if (
-                math.isfinite(x2)
-                and math.isfinite(y2)
-                and 1 <= x2 <= tgt_mask.shape[1]
-                and 1 <= y2 <= tgt_mask.shape[0]
-            ):
+            if math.isfinite(x2) and math.isfinite(y2) and 1 < x2 < tgt_mask.shape[1] and 1 < y2 < tgt_mask.shape[0]:
                 a, b = place(src_mask, x1, y1), place(tgt_mask, math.trunc(x2), math.trunc(y2))
                 errors.append(abs(a[0] - b[0]) + abs(a[1] - b[1]))
     return sum(errors) / len(errors) if errors else math.nan

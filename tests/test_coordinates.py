@@ -222,11 +222,13 @@ def test_window_order(radius):
     assert [released[i] for i in order] == ours
 
 
-def test_between_centers_holds_the_border_and_nothing_else():
+def test_between_centers_leaves_the_border_out():
     last = [11, 6]
-    inside = [[0, 0], last, [0, 6], [5.5, 3.25]]
-    outside = [[-1e-9, 3], [3, -0.5], [np.nextafter(11, 12), 3], [3, 7], [np.nan, 3], [3, np.inf], [-np.inf, 3]]
-    np.testing.assert_array_equal(between_centers(np.array(inside + outside), SHAPE), [True] * 4 + [False] * 7)
+    inside = [[1e-9, 3], [np.nextafter(11, 0), 5], [5.5, 3.25]]
+    outside = [[0, 3], last, [3, 6], [-1, 3], [3, 7], [np.nan, 3], [3, np.inf], [-np.inf, 3]]
+    np.testing.assert_array_equal(
+        between_centers(np.array(inside + outside), SHAPE), [True] * 3 + [False] * len(outside)
+    )
     assert between_centers(np.zeros((2, 3, 2)), (1, 1)).shape == (2, 3)
 
 

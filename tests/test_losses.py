@@ -30,8 +30,9 @@ def slow_weak(volume, mask, temperature, reduction):
     total = 0.0
     for cell in np.ndindex(mask.shape):
         exponentials = [math.exp(temperature * c) for c in volume[cell].tolist()]
-        total -= mask[cell] * math.log(exponentials[len(exponentials) // 2] / sum(exponentials))
-    return total / (len(volume) if reduction == "sum" else mask.sum())
+        share = mask[cell] if reduction == "sum" else mask[cell] / mask[cell[0]].sum()
+        total -= share * math.log(exponentials[len(exponentials) // 2] / sum(exponentials))
+    return total / len(volume)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -39,6 +40,19 @@ def slow_weak(volume, mask, temperature, reduction):
 def test_weak_equals_the_slow_loop(volume, mask, temperature, reduction):
     got = weak_loss(jnp.asarray(volume), jnp.asarray(mask), temperature=temperature, reduction=reduction)
     np.testing.assert_allclose(got, slow_weak(volume, mask, temperature, reduction), rtol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_weak_is_the_mean_of_the_parts_of_a_batch(volume, mask, reduction):
+    """However the batch is split over devices, and however much their masks differ."""
+    mask = mask.copy()
+    mask[0], mask[0, 0, 0] = 0, 1
+    whole = weak_loss(jnp.asarray(volume), jnp.asarray(mask), reduction=reduction)
+    parts = [
+        weak_loss(jnp.asarray(volume[i : i + 1]), jnp.asarray(mask[i : i + 1]), reduction=reduction) for i in (0, 1)
+    ]
+    np.testing.assert_allclose(whole, np.mean(parts), rtol=1e-6)
+    assert abs(parts[0] - parts[1]) > 1e-3
 
 
 def test_weak_without_a_mask_takes_every_cell(volume):

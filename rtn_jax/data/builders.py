@@ -105,7 +105,9 @@ def _about(benchmark: Benchmark) -> dict[str, Any]:
         "protocol": benchmark.protocol,
         "thresholds": list(benchmark.thresholds),
         "alphas": list(benchmark.alphas),
+        "subsets": list(benchmark.subsets),
         "left_out": list(benchmark.left_out),
+        "notes": list(benchmark.notes),
     }
 
 

@@ -59,6 +59,8 @@ class Dataset:
     """By split, the names its list of pairs may have, beside the top folder or inside; no entry if it needs none."""
     list_urls: Mapping[str, str] = field(default_factory=dict)
     """Addresses of lists that are published by themselves, by split."""
+    published: Mapping[str, int] = field(default_factory=dict)
+    """Pairs of the published splits, as far as they are known."""
 
 
 DATASETS: dict[str, Dataset] = {
@@ -76,6 +78,7 @@ DATASETS: dict[str, Dataset] = {
         ),
         lists={"test": ("test_pairs_pf.csv",)},
         list_urls={"test": f"{_LISTS}/test_pairs_pf.csv"},
+        published={"test": 900},
     ),
     "pf_pascal": Dataset(
         title="PF-PASCAL",
@@ -92,6 +95,7 @@ DATASETS: dict[str, Dataset] = {
         splits=("test", "val", "train"),
         lists=_pf_pascal.LISTS,
         list_urls={split: f"{_LISTS}/{split}_pairs_pf_pascal.csv" for split in ("test", "val")},
+        published={"test": 299, "val": 308},
     ),
     "tss": Dataset(
         title="TSS",
@@ -101,6 +105,7 @@ DATASETS: dict[str, Dataset] = {
         " flip_gt.txt",
         page="https://taniai.space/projects/cvpr16_dccs",
         archive=Archive(name="TSS_CVPR2016.zip", url=None, size_limit=4_000 * MB, unpacked_limit=8_000 * MB),
+        published={"test": 800},
     ),
     "caltech101": Dataset(
         title="Caltech-101",
@@ -116,6 +121,7 @@ DATASETS: dict[str, Dataset] = {
         ),
         lists={"test": ("test_pairs_caltech_with_category.csv",)},
         list_urls={"test": f"{_WILLOW}/weakalign/other_resources/test_pairs_caltech_with_category.csv"},
+        published={"test": 1515},
     ),
     "spair71k": Dataset(
         title="SPair-71k",
@@ -131,6 +137,7 @@ DATASETS: dict[str, Dataset] = {
         ),
         splits=("test", "val", "trn"),
         lists={split: (f"Layout/large/{split}.txt",) for split in ("test", "val", "trn")},
+        published={"test": 12_234},
     ),
 }
 
@@ -168,6 +175,9 @@ def read_benchmark(
         split: by default the one that figures are published on.
         skip_bad: leave out pairs that cannot be used, and list them in `left_out`, instead of failing.
 
+    Returns:
+        The benchmark; a note says so if it has another number of pairs than the published one.
+
     Raises:
         ValueError: another name or split, the data set is not there or not as published, or it was prepared without
             its bad pairs and `skip_bad` is not given.
@@ -176,7 +186,7 @@ def read_benchmark(
         raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {dataset!r}")
     split = DATASETS[dataset].splits[0] if split is None else split
     if split not in prepared_counts(data_dir, dataset):
-        return DATASETS[dataset].read(data_dir, split=split, skip_bad=skip_bad)
+        return _counted(DATASETS[dataset].read(data_dir, split=split, skip_bad=skip_bad), dataset, split)
     benchmark = read_prepared(data_dir, dataset, split)
     if benchmark.left_out and not skip_bad:
         place, count = prepared_folder(data_dir, dataset), len(benchmark.left_out)
@@ -184,4 +194,13 @@ def read_benchmark(
             f"{place}: was prepared with skip_bad and lacks {count} of the published pairs, the first:"
             f" {benchmark.left_out[0]}; give skip_bad here too to go on without them"
         )
-    return benchmark
+    return _counted(benchmark, dataset, split)
+
+
+def _counted(benchmark: Benchmark, dataset: str, split: str) -> Benchmark:
+    """With a note if it is not the whole of what is published: its figures then do not compare."""
+    published = DATASETS[dataset].published.get(split, len(benchmark.pairs))
+    if published == len(benchmark.pairs):
+        return benchmark
+    note = f"{len(benchmark.pairs):,} pairs are here, the published {benchmark.name} {split} split has {published:,}"
+    return benchmark.replace(notes=(*benchmark.notes, note))

@@ -140,8 +140,12 @@ class Benchmark:
     """Keypoints: what PCK's threshold is relative to; the published choice comes first."""
     alphas: tuple[float, ...] = (0.05, 0.10, 0.15)
     """Keypoints: the fractions at which PCK is reported."""
+    subsets: tuple[str, ...] = ()
+    """Parts that are averaged by themselves; their mean is a figure only where pairs of all of them are there."""
     left_out: tuple[str, ...] = ()
     """Why rows of the published list are not among the pairs, one line each; only ever filled on request."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures has to know: files that are not there, pairs that the published list has besides."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", tuple(self.pairs))

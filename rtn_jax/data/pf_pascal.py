@@ -46,6 +46,9 @@ LISTS = {
 }
 """The names under which each split's list is looked for."""
 
+NO_TRAINING_LIST = "without the list of training pairs nothing is known of leaks: there is no leak-free figure"
+"""The note of a split that was read without it."""
+
 HEADER = ("source_image", "target_image", "class", "XA", "YA", "XB", "YB")
 TRAIN_HEADER = ("source_image", "target_image", "class", "flip")
 CLASSES = (
@@ -91,9 +94,13 @@ def pf_pascal(data_dir: str | Path, *, split: str = "test", skip_bad: bool = Fal
         listed, left_out = collect(read_csv(path, TRAIN_HEADER), read, skip_bad=skip_bad)
         pairs = unique_ids(_four_copies(listed, files) if copies == 4 else listed)
         return Benchmark(name=NAME, pairs=pairs, files=files, protocol=None, left_out=left_out)
-    read = functools.partial(_read_pair, annotated, _training_images(folder))
+    trained = _training_images(folder)
+    read = functools.partial(_read_pair, annotated, trained or frozenset())
     listed, left_out = collect(read_csv(path, HEADER), read, skip_bad=skip_bad)
-    return Benchmark(name=NAME, pairs=unique_ids(listed), files=files, thresholds=("img",), left_out=left_out)
+    notes = () if trained is not None else (NO_TRAINING_LIST,)
+    return Benchmark(
+        name=NAME, pairs=unique_ids(listed), files=files, thresholds=("img",), left_out=left_out, notes=notes
+    )
 
 
 def _read_pair(annotated: Annotated, trained: frozenset[frozenset[str]], row: list[str]) -> Pair:
@@ -162,13 +169,13 @@ def _annotated(files: FolderFiles, image: str, category: str) -> tuple[Shape, Fl
     return shape, box
 
 
-def _training_images(folder: Path) -> frozenset[frozenset[str]]:
-    """The pairs of images of the training list, in either order; none if the list is not there."""
+def _training_images(folder: Path) -> frozenset[frozenset[str]] | None:
+    """The pairs of images of the training list, in either order; None if the list is not there."""
     try:
         path = published_list(folder, LISTS["train"], NAME)
     except ValueError as error:
         log.warning("no pair is marked as leaked into the training list, which is not there: %s", error)
-        return frozenset()
+        return None
 
     def read(row: list[str]) -> frozenset[str]:
         values = fields(row, TRAIN_HEADER)

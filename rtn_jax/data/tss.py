@@ -59,7 +59,9 @@ def tss(data_dir: str | Path, *, split: str = "test", skip_bad: bool = False) ->
     folder = top_folder(data_dir, FOLDER, "TSS")
     fields, left_out = collect(_folders(folder), _read_pair, skip_bad=skip_bad)
     pairs = tuple(pair for both in fields for pair in both)
-    return Benchmark(name="TSS", pairs=pairs, files=TssFiles(folder), protocol="flow", left_out=left_out)
+    return Benchmark(
+        name="TSS", pairs=pairs, files=TssFiles(folder), protocol="flow", subsets=SUBSETS, left_out=left_out
+    )
 
 
 @dataclass(frozen=True)

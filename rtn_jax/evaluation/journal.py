@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import threading
 from collections.abc import Mapping
@@ -45,6 +46,7 @@ class Journal:
         self._lock = threading.Lock()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            _lock(self._path)
             self.done = self._read_all()
             self._repair()
             if not self._path.exists() or self._path.stat().st_size == 0:
@@ -59,7 +61,14 @@ class Journal:
             self._write([{"matcher": matcher, "pair": name, **_to_json(given)} for name, given in answers.items()])
 
     def remove(self) -> None:
-        """Removes the journals of all processes: the results are written."""
+        """Removes the journals of all processes: the results are written.
+
+        Raises:
+            ValueError: if another process is still writing one.
+        """
+        for path in self.folder.glob("*.jsonl"):
+            if path != self._path:
+                _lock(path)
         shutil.rmtree(self.folder)
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
@@ -100,6 +109,25 @@ class Journal:
             f"out: {path} is of an unfinished evaluation with another {', '.join(changed)}; "
             f"choose another folder or remove {self.folder}"
         )
+
+
+def _lock(path: Path) -> None:
+    """Keeps a journal for this process, until it ends however it may; where the system has no such locks, trusts.
+
+    Raises:
+        ValueError: if another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    # A file of its own: such a lock is lost when any descriptor of the file is closed. This one stays open for good.
+    descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the process, which may lock again what it has
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ValueError(f"out: another process is writing {path}") from error
 
 
 def _to_json(given: Answer) -> dict[str, Any]:

@@ -30,8 +30,8 @@ Flow = Float[np.ndarray, "H W 2"]
 
 BATCH = 4
 """Pairs matched at once."""
-CACHED_IMAGES = 256
-"""Images whose features are kept (4 MB each at 256x256)."""
+CACHED_BYTES = 2**30
+"""Memory for features that are kept, per device; those of an image of 256x256 take 4 MB."""
 CHUNK = 16384
 """Points looked up at once."""
 
@@ -43,7 +43,10 @@ class Transfer:
     move: Callable[[Points], Points]
     """Points (x, y) of the source to points of the target, pixels of the images as distributed."""
     confidence: float | None = None
-    """Mean cosine between the source's features and those they were matched to; None where features play no part."""
+    """How sure the matcher is of the whole answer, comparable between its answers for one source; None if it cannot say.
+
+    `nearest`: the mean over the source's cells of the best cosine. `network`: the mean of `Output.confidence`.
+    """
     given_flow: Callable[[], Flow] | None = None
     """The flow of every source pixel where it is known as such, and not by asking for points."""
 
@@ -59,12 +62,12 @@ Matcher = Callable[[Sequence[Pair]], list[Transfer]]
 
 
 class ImageFeatures:
-    """Backbone features of a benchmark's images, each computed once (while it is among the last `CACHED_IMAGES`)."""
+    """Backbone features of a benchmark's images, each computed once (while it is among the last that were used)."""
 
     def __init__(self, params: Params, files: Files, device: jax.Device | None = None) -> None:
         self.params = params if device is None else jax.device_put(params, device)
         self._files = files
-        self._cached = lru_cache(maxsize=CACHED_IMAGES)(self._compute)
+        self._cached = lru_cache(maxsize=max(2 * BATCH, CACHED_BYTES // _feature_bytes(params)))(self._compute)
 
     def __call__(self, name: str, mirrored: bool = False) -> tuple[Features, Shape]:
         """Features `[1, ...]` of the image (or its mirror image) at the network's size, and its size on disk."""
@@ -145,19 +148,26 @@ def network(features: ImageFeatures, *, mirrored: bool = False) -> Matcher:
 
 
 def carried(flow: Flow, points: Points) -> Points:
-    """Points moved by a flow `[H, W, 2]`: bilinear inside; a point outside moves like the nearest border pixel."""
-    from scipy.ndimage import map_coordinates
+    """Points moved by a flow `[H, W, 2]`: bilinear inside; a point outside moves like the nearest border pixel.
 
-    at = points[:, ::-1].T
-    channels = np.moveaxis(flow.astype(np.float64), -1, 0)
-    return points + np.stack([map_coordinates(channel, at, order=1, mode="nearest") for channel in channels], -1)
+    A pixel that is not known (NaN) makes those points unknown which it has a share in, and no others.
+    """
+    at = points.clip(0, np.asarray(flow.shape[1::-1]) - 1)
+    low, high = np.floor(at).astype(np.int64), np.ceil(at).astype(np.int64)
+    share = at - low
+    moved = points.copy()
+    for x, share_x in ((low[:, 0], 1 - share[:, 0]), (high[:, 0], share[:, 0])):
+        for y, share_y in ((low[:, 1], 1 - share[:, 1]), (high[:, 1], share[:, 1])):
+            weight = (share_x * share_y)[:, None]
+            moved += np.where(weight > 0, weight * flow[y, x], 0)
+    return moved
 
 
 def mirror_aware(matcher: Matcher, mirrored: Matcher) -> Matcher:
     """Matches against the target and against its mirror image and keeps, pair by pair, the more confident answer.
 
-    The rule: the mirror image's answer is taken if its mean confidence over the whole source image (the mean cosine
-    between each source feature and the target feature it was matched to) is strictly greater. No ground truth is used.
+    The rule: the mirror image's answer is taken if its confidence (`Transfer.confidence`, a mean over the whole source
+    image) is strictly greater. No ground truth is used.
     """
 
     def predict(pairs: Sequence[Pair]) -> list[Transfer]:
@@ -192,6 +202,13 @@ def _in_chunks(function: Callable[[Any], Array], points: Points) -> np.ndarray:
     padded = np.pad(points, ((0, -len(points) % size), (0, 0))).astype(np.float32)
     chunks = [np.asarray(function(chunk)) for chunk in padded.reshape(-1, size, 2)]
     return np.concatenate(chunks)[: len(points)]
+
+
+def _feature_bytes(params: Params) -> int:
+    """That the features of one image take, computed without computing them."""
+    image = jax.ShapeDtypeStruct((*params.config.image_shape, 3), jnp.float32)
+    leaves = jax.tree.leaves(jax.eval_shape(lambda x: encode(params, x).taps, image))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def _concatenate(features: Sequence[Features]) -> Features:

@@ -6,8 +6,8 @@
                         TSS the tree of the data set itself, `<subset>/<pair>/flow1.flo`, `flow2.flo`
 
 Points are in pixels of the images as distributed, origin at the centre of the top-left pixel. A flow of another size
-than the source image is rescaled as TSS's own kit does it: the positions it points to are scaled with the target, whose
-size is that of the flow of the other direction; without one, source and target are taken to be scaled alike. A point or
+than the source image is rescaled: positions half-pixel, and those it points to with the target, whose size is that of the
+flow of the other direction (as in TSS's own kit); without one, source and target are taken to be scaled alike. A point or
 vector that is not finite, and a vector of 1e9 or more, counts as wrong.
 """
 
@@ -24,11 +24,10 @@ import numpy as np
 from rtn_jax.data.pairs import Benchmark, Pair
 from rtn_jax.data.rows import json_object, read_json_lines
 from rtn_jax.evaluation.matchers import Flow, Matcher, Points, Transfer, carried
-from rtn_jax.flow_files import known, read_flow, write_flow
+from rtn_jax.flow_files import SUFFIXES, known, read_flow, write_flow
 from rtn_jax.metrics import rescale_flow
 
 POINTS_FILE = "predictions.jsonl"
-SUFFIXES = (".flo", ".npy")
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,9 @@ class Predictions:
         def flow() -> Flow:
             found = _read(self.flows[pair.id])
             shape, tgt_shape = benchmark.files.shape(pair.src), benchmark.files.shape(pair.tgt)
-            if found.shape[:2] == tuple(shape):
-                return found
             tgt_shapes = None if back is None else (_read(back).shape[:2], tgt_shape)
+            if found.shape[:2] == tuple(shape) and (tgt_shapes is None or tgt_shapes[0] == tuple(tgt_shape)):
+                return found
             return rescale_flow(found, shape, tgt_shapes=tgt_shapes).astype(np.float32)
 
         return Transfer(lambda points: carried(flow(), points), given_flow=flow)
@@ -152,9 +151,11 @@ def _finder(benchmark: Benchmark) -> Callable[[dict[str, Any]], Pair]:
 
 
 def _answer(values: dict[str, Any], pair: Pair) -> Points:
+    given = values.get("tgt_points")
     try:
-        points = np.asarray(values.get("tgt_points"), np.float64)  # null becomes NaN: no answer for that point
-    except (TypeError, ValueError):
+        whole = [[None, None] if point is None else point for point in given] if isinstance(given, list) else given
+        points = np.asarray(whole, np.float64)  # null becomes NaN: no answer for that point
+    except (TypeError, ValueError, OverflowError):
         points = np.empty(0)
     wanted = 0 if pair.src_points is None else len(pair.src_points)
     if points.shape != (wanted, 2):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from rtn_jax.data.pairs import Benchmark, Pair
@@ -36,7 +37,7 @@ class Result:
         """Percentage by printed name."""
         return {figure.name: figure.percent for figure in self.figures}
 
-    @property
+    @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Bootstrap 95 % interval of every figure over the pairs, in per cent."""
         return {figure.name: figure.interval() for figure in self.figures}
@@ -52,7 +53,7 @@ def evaluate(name: str, matcher: Matcher, benchmark: Benchmark, *, progress: Pro
         progress: called with the number of pairs done, after every batch.
 
     Returns:
-        The figures; every pair counts.
+        The figures, over all pairs of the benchmark that have them.
 
     Raises:
         ValueError: if a file cannot be read.
@@ -98,23 +99,16 @@ def answers(
     """
     index, count = shard
     batches = [benchmark.pairs[i : i + BATCH] for i in range(0, len(benchmark.pairs), BATCH)][index::count]
-    found: dict[str, Answer] = {}
-    open_batches = []
-    for batch in batches:
-        known = {pair.id: journal.done[name, pair.id] for pair in batch if journal and (name, pair.id) in journal.done}
-        if len(known) == len(batch):
-            found |= known
-        else:
-            open_batches.append(batch)
+    found, open_batches = _taken(name, batches, journal)
     if progress is not None:
         progress(len(found))
-    lock, stop = threading.Lock(), threading.Event()
+    lock = threading.Lock()
 
-    def work(device: Any, mine: Sequence[tuple[Pair, ...]]) -> None:
-        matcher = build(device) if mine else None
+    def work(device: Any, mine: Sequence[tuple[Pair, ...]]) -> Iterator[None]:
+        if not mine:
+            return
+        matcher = build(device)
         for batch in mine:
-            if matcher is None or stop.is_set():
-                return
             new = {}
             for pair, transfer in zip(batch, matcher(batch), strict=True):
                 new[pair.id] = answer(benchmark, pair, transfer)
@@ -126,20 +120,53 @@ def answers(
                     journal.add(name, new)
                 if progress is not None:
                     progress(len(found))
+            yield
 
-    _in_parallel(work, [(device, open_batches[i :: len(devices)]) for i, device in enumerate(devices)], stop)
+    _in_parallel([work(device, open_batches[i :: len(devices)]) for i, device in enumerate(devices)])
     return found
 
 
-def _in_parallel(work: Callable[..., None], parts: Sequence[tuple[Any, ...]], stop: threading.Event) -> None:
-    """Each part in a thread of its own; one part needs none. A failure or an interruption stops the others."""
-    if len(parts) == 1:
-        work(*parts[0])
+def _taken(
+    name: str, batches: Sequence[tuple[Pair, ...]], journal: Journal | None
+) -> tuple[dict[str, Answer], list[tuple[Pair, ...]]]:
+    """The answers of batches that the journal holds whole, and the other batches."""
+    done = {} if journal is None else journal.done
+    found: dict[str, Answer] = {}
+    others = []
+    for batch in batches:
+        known = {pair.id: done[name, pair.id] for pair in batch if (name, pair.id) in done}
+        if len(known) == len(batch):
+            found |= known
+        else:
+            others.append(batch)
+    return found, others
+
+
+def _in_parallel(works: Sequence[Iterator[None]]) -> None:
+    """Each in a thread of its own; one alone needs none. A failure or an interruption stops the others.
+
+    Raises:
+        Exception: the first that any of them raised.
+    """
+    if len(works) == 1:
+        for _ in works[0]:
+            pass
         return
-    with ThreadPoolExecutor(len(parts)) as pool:
-        futures = [pool.submit(work, *part) for part in parts]
+    stop = threading.Event()
+
+    def run(work: Iterator[None]) -> None:
         try:
-            for future in futures:
+            for _ in work:
+                if stop.is_set():
+                    return
+        except BaseException:
+            stop.set()
+            raise
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        futures = [pool.submit(run, work) for work in works]
+        try:
+            for future in as_completed(futures):
                 future.result()
         finally:
             stop.set()

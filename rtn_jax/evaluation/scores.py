@@ -152,6 +152,13 @@ def _pck_figures(benchmark: Benchmark, answers: Sequence[Answer]) -> tuple[Figur
                 Figure(name=pck_name(alpha, kind, detail=LEAK_FREE), values=share, groups=(leak_free,))
                 for alpha, share in shares.items()
             ]
+        subsets = {name: np.flatnonzero([p.subset == name for p in benchmark.pairs]) for name in _subsets(benchmark)}
+        if len(subsets) > 1:
+            found += [
+                Figure(name=pck_name(alpha, kind, detail=name or "no subset"), values=share, groups=(members,))
+                for name, members in subsets.items()
+                for alpha, share in shares.items()
+            ]
         if len(set(counts)) > 1:  # otherwise every pair weighs the same and the two averages are one
             found += [
                 Figure(name=pck_name(alpha, kind, detail=PER_POINT), values=number, weights=counts)
@@ -161,7 +168,7 @@ def _pck_figures(benchmark: Benchmark, answers: Sequence[Answer]) -> tuple[Figur
 
 
 def _flow_figures(benchmark: Benchmark, accuracy: Float[np.ndarray, " p"]) -> tuple[Figure, ...]:
-    """By subset, and the unweighted mean of the subsets; then the same without mirrored pairs, if there are any."""
+    """By subset, and the unweighted mean of all subsets; then the same without mirrored pairs, if there are any."""
     subsets = {name: np.array([pair.subset == name for pair in benchmark.pairs]) for name in _subsets(benchmark)}
     mirrored = np.array([pair.mirrored for pair in benchmark.pairs])
 
@@ -170,14 +177,16 @@ def _flow_figures(benchmark: Benchmark, accuracy: Float[np.ndarray, " p"]) -> tu
         groups = {name: group for name, group in groups.items() if len(group)}
         suffix = f" ({detail})" if detail else ""
         each = [Figure(name=f"{name}{suffix}", values=accuracy, groups=(group,)) for name, group in groups.items()]
-        return [*each, Figure(name=f"mean{suffix}", values=accuracy, groups=tuple(groups.values()))] if groups else []
+        if set(groups) != set(subsets):
+            return each  # a mean of other subsets would pass for that of all
+        return [*each, Figure(name=f"mean{suffix}", values=accuracy, groups=tuple(groups.values()))]
 
     rest = part(WITHOUT_MIRRORED, ~mirrored) if mirrored.any() else []
     return (*part("", np.ones_like(mirrored)), *rest)
 
 
 def _subsets(benchmark: Benchmark) -> list[str]:
-    return list(dict.fromkeys(pair.subset for pair in benchmark.pairs))
+    return list(dict.fromkeys([*benchmark.subsets, *(pair.subset for pair in benchmark.pairs)]))
 
 
 def _over_defined(name: str, values: Float[np.ndarray, " p"]) -> tuple[Figure, ...]:

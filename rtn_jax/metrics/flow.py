@@ -74,8 +74,9 @@ def rescale_flow(
     """The flow between two images, for the same images at other sizes.
 
     The flow is interpolated bilinearly on the half-pixel grid, constant beyond the outermost pixels' centres; then the
-    positions it points to are scaled with the target: TSS's own kit does the same. If both images are scaled alike,
-    this multiplies the vectors by the ratio of the sizes.
+    positions it points to are scaled with the target, as TSS's own kit does (which counts positions from the first
+    pixel's centre where we keep the outer edges). If both images are scaled alike, this multiplies the vectors by the
+    ratio of the sizes.
 
     Args:
         flow: `[h, w, 2]` flow (x, y) in pixels; not finite, or 1e9 and more, where it is not known.

@@ -158,7 +158,7 @@ def pck_name(alpha: float, kind: PckKind, *, detail: str = "") -> str:
     if kind not in PCK_KINDS:
         raise ValueError(f"kind: expected one of {', '.join(PCK_KINDS)}, got {kind!r}")
     rounded = f"{alpha:.2f}"
-    return f"PCK@{rounded if float(rounded) == alpha else format(alpha, 'g')} ({kind}{detail and f', {detail}'})"
+    return f"PCK@{rounded if float(rounded) == alpha else repr(float(alpha))} ({kind}{detail and f', {detail}'})"
 
 
 def _given(kind: str, name: str, value: Any) -> Any:

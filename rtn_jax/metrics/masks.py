@@ -89,8 +89,8 @@ def intersection_over_union(predicted: Any, true: Any) -> float:
 def localization_error(mapping: Any, src_mask: Any, tgt_mask: Any) -> float:
     """LOC-ERR: mean of `|dx| + |dy|` between a pixel's place in its object's box and its partner's in the other's.
 
-    All source pixels count, background included, whose partner lies between the centres of the target's border pixels
-    (the published code also leaves out partners exactly on these). The partner is the pixel whose centre is at or next
+    All source pixels count, background included, whose partner lies between the centres of the target's border pixels,
+    not on them. The partner is the pixel whose centre is at or next
     to the left of and above the mapped position (truncated, not rounded).
 
     Args:

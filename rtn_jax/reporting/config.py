@@ -68,6 +68,13 @@ class EvaluateConfig:
             raise ValueError(f"data_dir: --dataset={self.dataset} needs --data_dir")
         if self.mirror_aware and self.ckpt in (None, "identity"):
             raise ValueError("mirror_aware: needs a matcher with a confidence, --ckpt=nearest or a checkpoint")
+        if self.split is not None and self.dataset in ("held_out", "json"):
+            raise ValueError(f"split: --dataset={self.dataset} has no splits")
+        if self.dataset == "held_out" and self.data_dir is not None:
+            raise ValueError("data_dir: the held-out warps need none; say which benchmark it holds with --dataset")
+        for name in ("image_size", "iterations", "compute_dtype"):
+            if getattr(self, name) is not None and self.ckpt in (None, "identity"):
+                raise ValueError(f"{name}: there is no network that it could be of")
         for name in ("report", "save_predictions", "shard"):
             if getattr(self, name) and self.out is None:
                 raise ValueError(f"{name}: --{name} needs --out=FOLDER")

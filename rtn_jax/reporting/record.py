@@ -27,6 +27,7 @@ def make_record(benchmark: Benchmark, results: Sequence[Result], seconds: float)
         "protocol": benchmark.protocol,
         "pairs": len(benchmark.pairs),
         "left_out": list(benchmark.left_out),
+        "notes": list(benchmark.notes),
         "metrics": result.metrics,
         "intervals": result.intervals,
         "pairs_counted": {figure.name: figure.pairs for figure in result.figures},

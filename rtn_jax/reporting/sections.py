@@ -44,10 +44,11 @@ def header(record: Mapping[str, Any], benchmark: Benchmark, results: Sequence[Re
     name = primary(benchmark, results[-1])
     low, high = intervals(record, results[-1])[name]
     floors = ", ".join(f"{r.matcher}\N{NO-BREAK SPACE}{r.metrics[name]:.1f}" for r in reversed(results[:-1]))
-    label = "Mean of the subsets" if benchmark.protocol == "flow" else name
+    label = "Mean of the subsets" if name == "mean" else name
     own = element("strong", f"{results[-1].metrics[name]:.1f} %")
     rest = f" [{low:.1f},\N{NO-BREAK SPACE}{high:.1f}]" + (f", beside {floors}" if floors else "") + "."
-    return element("header", title, about, element("p", f"{label}: ", own, rest, class_="lead"))
+    notes = [element("p", f"Note: {note}.", class_="soft") for note in benchmark.notes]
+    return element("header", title, about, *notes, element("p", f"{label}: ", own, rest, class_="lead"))
 
 
 def _measured(benchmark: Benchmark) -> str:

@@ -30,6 +30,8 @@ def print_table(benchmark: Benchmark, results: Sequence[Result], seconds: float,
         table.add_row(name, *(_cell(column.get(name)) for column in columns))
     console = Console()
     console.print(table, markup=False)
+    for note in benchmark.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     if benchmark.left_out:
         console.print(f"left out: {len(benchmark.left_out)}", highlight=False)
         for line in benchmark.left_out[:SHOWN_LEFT_OUT]:

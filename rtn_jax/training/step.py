@@ -123,11 +123,16 @@ def _weak(params: Params, batch: Batch, train: TrainConfig) -> tuple[Float[Array
 
 
 def box_mask(config: Config, box: Float[Array, "b 4"]) -> Float[Array, "b h w"]:
-    """1 for the cells of the last level whose centre lies in the box (left, top, right, bottom), 0 for the others."""
+    """1 for the cells of the last level whose centre lies in the box (left, top, right, bottom), 0 for the others.
+
+    The cell that holds the box's middle always counts, so that no object is too small to be learned from.
+    """
     stride, shape = grids(config)[-1]
     centers = jnp.asarray(cells_to_pixels(pixel_grid(shape, "float64"), stride), box.dtype)
     left_top, right_bottom = box[:, None, None, :2], box[:, None, None, 2:]
-    return ((centers >= left_top) & (centers <= right_bottom)).all(-1).astype(box.dtype)
+    inside_box = ((centers >= left_top) & (centers <= right_bottom)).all(-1)
+    holds_middle = (jnp.abs(centers - (left_top + right_bottom) / 2) <= stride / 2).all(-1)
+    return (inside_box | holds_middle).astype(box.dtype)
 
 
 def true_fields(config: Config, warp: Warp) -> list[tuple[Float[Array, "b h w 2 3"], Array]]:

@@ -81,19 +81,39 @@ def test_the_flow_is_the_answer_for_every_pixel(benchmark, features, make):
 
 @pytest.mark.parametrize("count", [1, 16, 17, matchers.CHUNK, matchers.CHUNK + 5])
 def test_points_come_back_one_by_one_however_many(features, benchmark, count):
-    rng = np.random.default_rng(0)
-    points = rng.uniform(0, 30, (count, 2))
-    transfer = evaluation.network(features)([benchmark.pairs[0]])[0]
+    """Few are padded, many are cut into chunks."""
+    points = np.random.default_rng(0).uniform(0, 30, (count, 2))
+    transfer = evaluation.nearest(features)([benchmark.pairs[0]])[0]
     answers = transfer.move(points)
     assert answers.shape == (count, 2)
-    np.testing.assert_allclose(answers[-1], transfer.move(points[-1:])[0], atol=1e-4)
+    assert count < 16 or len(np.unique(answers, axis=0)) > 1
+    for i in {0, count // 2, count - 1}:
+        np.testing.assert_array_equal(answers[i], transfer.move(points[i : i + 1])[0])
+
+
+def test_a_point_is_carried_by_the_pixels_that_have_a_share_in_it():
+    """Against a loop over the four neighbours; one without a share may be unknown."""
+    rng = np.random.default_rng(0)
+    flow = rng.normal(0, 3, (6, 9, 2)).astype(np.float32)
+    flow[:, 3] = np.nan
+    points = np.array([[2, 2], [2.5, 2], [4, 1.5], [3, 0], [-4, 7.5], [8.5, -1], [1.25, 4.75]])
+    for point, moved in zip(points, matchers.carried(flow, points), strict=True):
+        x, y = min(max(point[0], 0), 8), min(max(point[1], 0), 5)
+        expected = np.zeros(2)
+        for column in range(9):
+            for row in range(6):
+                share = max(0, 1 - abs(x - column)) * max(0, 1 - abs(y - row))
+                if share:
+                    expected += share * flow[row, column]
+        np.testing.assert_allclose(moved, point + expected, atol=1e-9)
+    assert np.isnan(matchers.carried(flow, points)).any(-1).tolist() == [False, True, False, True, False, False, False]
 
 
 def test_features_are_computed_once_per_image(benchmark, monkeypatch):
     counted = []
     encode = matchers.encode
-    monkeypatch.setattr(matchers, "encode", lambda params, image: counted.append(1) or encode(params, image))
     features = evaluation.ImageFeatures(moving_params(), benchmark.files)
+    monkeypatch.setattr(matchers, "encode", lambda params, image: counted.append(1) or encode(params, image))
     for matcher in (evaluation.nearest(features), evaluation.network(features)):
         evaluation.evaluate("x", matcher, benchmark)
     assert len(counted) == 3

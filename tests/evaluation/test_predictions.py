@@ -53,9 +53,10 @@ def test_no_answer_for_a_point_is_null(tmp_path):
     benchmark = keypoint_benchmark(1)
     row = json.loads(point_row(benchmark.pairs[0], np.array([[np.nan, 1], [2, 3], [np.inf, 5]])))
     assert row["tgt_points"] == [[None, 1.0], [2.0, 3.0], [None, 5.0]]
+    row["tgt_points"][0] = None
     (tmp_path / "predictions.jsonl").write_text(json.dumps(row))
     points = open_predictions(tmp_path, benchmark).points[benchmark.pairs[0].id]
-    assert np.isnan(points[0, 0])
+    assert np.isnan(points[0]).all()
     assert points[1].tolist() == [2, 3]
 
 
@@ -126,6 +127,19 @@ class TestAnotherSize:
         (height, width), (tgt_height, tgt_width) = SHAPES[there.src], SHAPES[there.tgt]
         for x, y in ((0, 0), (47, 39), (20, 11)):
             expected = ((x + 0.5) * tgt_width / width - 0.5 - x, (y + 0.5) * tgt_height / height - 0.5 - y)
+            np.testing.assert_allclose(flow[y, x], expected, atol=1e-4)
+
+    def test_only_the_target_squeezed(self, tmp_path):
+        """The source has its own size; that the target has not is known from the flow of the other direction."""
+        benchmark = dense_benchmark("flow")
+        there, back = benchmark.pairs[0], benchmark.pairs[4]
+        both = benchmark.replace(pairs=(there, back))
+        shape, tgt_shape = SHAPES[there.src], SHAPES[there.tgt]
+        for pair in both.pairs:
+            save_flow(tmp_path, pair, np.zeros((*shape, 2), np.float32))
+        flow = open_predictions(tmp_path, both).matcher(both)([there])[0].flow(shape)
+        for x, y in ((0, 0), (47, 39)):
+            expected = ((x + 0.5) * tgt_shape[1] / shape[1] - 0.5 - x, (y + 0.5) * tgt_shape[0] / shape[0] - 0.5 - y)
             np.testing.assert_allclose(flow[y, x], expected, atol=1e-4)
 
 

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,15 +72,27 @@ def test_the_network_answers_the_same_to_the_bit_in_shards():
     same(whole, parts[0] | parts[1])
 
 
-def test_a_failure_in_one_device_stops_the_others(benchmark):
+@pytest.mark.parametrize("devices", [["good", "bad"], ["bad", "good"]])
+def test_a_failure_in_one_device_stops_the_others(benchmark, devices):
+    failed = threading.Event()
+    matched = []
+
     def build(device):
         def fail(pairs):
+            failed.set()
             raise ValueError("no such image")
 
-        return fail if device == "bad" else by_batch
+        def wait(pairs):
+            assert failed.wait(10)
+            time.sleep(0.1)
+            matched.append(pairs)
+            return by_batch(pairs)
+
+        return fail if device == "bad" else wait
 
     with pytest.raises(ValueError, match="no such image"):
-        evaluation.answers("m", build, benchmark, devices=["good", "bad"])
+        evaluation.answers("m", build, benchmark, devices=devices)
+    assert len(matched) <= 1, "of three"
 
 
 def test_an_evaluation_goes_on_where_it_was_killed(benchmark, tmp_path):
@@ -165,6 +183,25 @@ class TestJournal:
         path.write_bytes(path.read_bytes() + line)
         with pytest.raises(ValueError, match=r"0-of-1.jsonl line 2: damaged; remove .* to start over"):
             Journal(tmp_path, SUBJECT)
+
+    def test_two_processes_do_not_write_one_journal(self, tmp_path):
+        code = (
+            "import sys; from rtn_jax.evaluation import Journal; from pathlib import Path;"
+            f"Journal(Path({str(tmp_path)!r}), {SUBJECT!r}, (0, 2)); print('ready', flush=True); sys.stdin.read()"
+        )
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+        with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
+            assert other.stdout.readline() == "ready\n"
+            with pytest.raises(ValueError, match=r"another process is writing .*0-of-2.jsonl"):
+                Journal(tmp_path, SUBJECT, (0, 2))
+            gathering = Journal(tmp_path, SUBJECT)
+            with pytest.raises(ValueError, match="another process is writing"):
+                gathering.remove()
+            other.kill()
+        Journal(tmp_path, SUBJECT, (0, 2))
+        gathering.remove()
+        assert not list(tmp_path.iterdir())
 
     def test_a_folder_that_cannot_be_written(self, tmp_path):
         (tmp_path / "journal").write_text("a file")

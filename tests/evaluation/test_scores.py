@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -102,6 +104,27 @@ def test_flow_figures_by_subset_and_without_mirrored_pairs():
     }
     assert found == pytest.approx(expected)
     assert list(found)[:4] == ["one", "two", "three", "mean"]
+
+
+def test_a_mean_of_some_subsets_does_not_pass_for_that_of_all():
+    benchmark = dense_benchmark("flow").replace(subsets=("one", "two", "three", "four"))
+    answers = [Answer(values={"accuracy": 0.5})] * 6
+    assert [f.name for f in figures(benchmark, answers) if "mean" in f.name] == []
+    whole = dense_benchmark("flow").replace(subsets=("one", "two", "three"))
+    without = whole.replace(pairs=tuple(p for p in whole.pairs if p.subset != "two" or p.mirrored))
+    names = [f.name for f in figures(without, answers[: len(without.pairs)])]
+    assert "mean" in names
+    assert "mean (without mirrored pairs)" not in names
+
+
+def test_pck_by_subset():
+    benchmark = keypoint_benchmark(alphas=(0.3,))
+    pairs = [dataclasses.replace(pair, subset="ab"[i > 3], leaked=False) for i, pair in enumerate(benchmark.pairs)]
+    answers = noisy_answers(benchmark)
+    found = {f.name: f.percent for f in figures(benchmark.replace(pairs=tuple(pairs)), answers)}
+    shares = [np.mean(correct(pair, a, "bbox-kp", 0.3)) for pair, a in zip(pairs, answers, strict=True)]
+    assert found["PCK@0.30 (bbox-kp, a)"] == pytest.approx(100 * np.mean(shares[:4]))
+    assert found["PCK@0.30 (bbox-kp, b)"] == pytest.approx(100 * np.mean(shares[4:]))
 
 
 def test_a_flow_is_scored_where_the_truth_is_known():

@@ -105,9 +105,9 @@ def test_a_floor_alone(pairs_file):
 def test_shards_and_a_kill_change_nothing(checkpoint, pairs_file, tmp_path, monkeypatch):
     whole = report(config(pairs_file, ckpt=str(checkpoint)))
     folder = tmp_path / "shards"
-    for i in (1, 0):
-        part = report(config(pairs_file, ckpt=str(checkpoint), out=folder, shard=f"{i}/2"))
-        assert part["pairs"] == [5, 4][i]
+    for i in (1, 3, 0, 2):
+        part = report(config(pairs_file, ckpt=str(checkpoint), out=folder, shard=f"{i}/4"))
+        assert part["pairs"] == [4, 4, 1, 0][i]
     assert not (folder / "results.json").exists()
     monkeypatch.setattr(matchers, "match", lambda *_: pytest.fail("every pair was matched by the shards"))
     gathered = report(config(pairs_file, ckpt=str(checkpoint), out=folder))
@@ -146,6 +146,8 @@ def test_tss_on_the_real_sample(data_dir, checkpoint, tmp_path, capsys):
     shared = {"dataset": "tss", "data_dir": data_dir / "TSS-sample"}
     record = report(EvaluateConfig(**shared, ckpt=str(checkpoint), out=tmp_path, save_predictions=True))
     assert list(record["metrics"])[:4] == ["FG3DCar", "JODS", "PASCAL", "mean"]
+    assert record["notes"] == ["12 pairs are here, the published TSS test split has 800"]
+    assert "note: 12 pairs are here" in capsys.readouterr().out
     flow = read_flow(tmp_path / "predictions" / "JODS" / "car_01_02" / "flow2.flo")
     assert (flow.shape, flow.dtype) == ((240, 340, 2), np.float32)
     again = report(EvaluateConfig(**shared, predictions=tmp_path / "predictions"))
@@ -213,6 +215,9 @@ class TestSkipBad:
         (["--ckpt=identity", "--thresholds", "bbox"], "needs tgt_box"),
         (["--ckpt=identity", "--alphas", "-1"], "alphas: expected positive"),
         (["--predictions=/no/such/folder"], "/no/such/folder"),
+        (["--ckpt=identity", "--split=val"], "has no splits"),
+        (["--ckpt=identity", "--data_dir=x"], "say which benchmark"),
+        (["--ckpt=identity", "--image_size=64"], "there is no network"),
     ],
 )
 def test_mistakes_are_one_line(unchecked, capsys, tmp_path, monkeypatch, arguments, message):

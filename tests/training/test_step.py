@@ -109,16 +109,19 @@ def test_the_weak_loss_counts_the_box_alone(params, weak_step):
     left, right = [-0.5, -0.5, 15.5, 31.5], [15.5, -0.5, 31.5, 31.5]
     assert loss(*WHOLE) == pytest.approx((loss(left, left) + loss(right, right)) / 2, rel=1e-5)
     assert loss(left, left) != pytest.approx(loss(right, right), rel=1e-3)
-    assert loss([2, 2, 3, 3], [2, 2, 3, 3]) == 0, "a box without a cell"
+    small, first_cell = [2, 2, 3, 3], [-0.5, -0.5, 3.5, 3.5]
+    assert loss(small, small) == loss(first_cell, first_cell), "a box without a cell's centre"
 
 
 def test_the_mask_holds_the_cells_whose_centres_lie_in_the_box():
     config = small_config(levels=ONE_LEVEL)  # 32 pixels, cells of 4: centres at 1.5, 5.5, ..., 29.5
-    mask = np.asarray(box_mask(config, jnp.asarray([[1.5, 6, 9.4, 14], [-0.5, -0.5, 31.5, 31.5]])))
+    boxes = [[1.5, 6, 9.4, 14], [-0.5, -0.5, 31.5, 31.5], [6, 10, 6.5, 11]]
+    mask = np.asarray(box_mask(config, jnp.asarray(boxes)))
     expected = np.zeros((8, 8))
     expected[2:4, 0:2] = 1
     np.testing.assert_array_equal(mask[0], expected)
     np.testing.assert_array_equal(mask[1], 1)
+    assert np.argwhere(mask[2]).tolist() == [[2, 1]], "the cell that holds the middle of a box without a cell's centre"
 
 
 @pytest.fixture
