@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn, TypeVar
@@ -13,6 +15,7 @@ T = TypeVar("T")
 
 USER_ERROR = 2
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 
 def run(prog: str, config: type[T], action: Callable[[T], object], args: Sequence[str] | None = None) -> None:
@@ -21,7 +24,22 @@ def run(prog: str, config: type[T], action: Callable[[T], object], args: Sequenc
     A user's mistake (a `ValueError`, an unreadable file) ends the process with one line and exit code 2, an
     interruption with 130; anything else is a defect of ours and keeps its traceback.
     """
-    parsed = _parse(prog, config, sys.argv[1:] if args is None else args)
+    try:
+        _run(prog, config, action, sys.argv[1:] if args is None else args)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{prog}: interrupted\n")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Who read the output has gone, such as `| head`; Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
+
+
+def _run(prog: str, config: type[T], action: Callable[[T], object], args: Sequence[str]) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file name that the terminal cannot show is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
+    parsed = _parse(prog, config, args)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("absl", "jax", "orbax", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -30,23 +48,25 @@ def run(prog: str, config: type[T], action: Callable[[T], object], args: Sequenc
         action(parsed)
     except ValueError as error:
         fail(prog, str(error))
+    except BrokenPipeError:
+        raise
     except OSError as error:
         fail(prog, f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{prog}: interrupted\n")
-        sys.exit(INTERRUPTED)
 
 
 def _parse(prog: str, config: type[T], args: Sequence[str]) -> T:
     import tyro
 
     report = io.StringIO()
+    empty = next((arg for arg in args if re.fullmatch(r"--[\w-]+=", arg)), None)
+    if empty is not None:  # an unset shell variable; as a path it would be the current folder
+        fail(prog, f"{empty}: expected a value, got nothing")
     try:
         with contextlib.redirect_stderr(report):
             return tyro.cli(config, prog=prog, args=args)
     except SystemExit as end:
         if end.code:
-            fail(prog, " ".join(_message(report.getvalue())))
+            fail(prog, re.sub(r"^Error parsing \w+: ", "", " ".join(_message(report.getvalue()))))
         raise
     except ValueError as error:
         fail(prog, str(error))

@@ -56,7 +56,7 @@ def distance_outside(points: Any, shape: Shape) -> Any:
 
 
 def between_centers(points: Any, shape: Shape) -> Any:
-    """Whether points `[..., 2]` lie between the centres of an image's border pixels, not on them. `[...]`; NaN does not."""
+    """Whether points `[..., 2]` lie between the centres of an image's border pixels, not on them; NaN does not."""
     points = _float(points)
     return ((points > 0) & (points < _xy(shape, points) - 1)).all(-1)
 

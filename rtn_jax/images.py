@@ -121,7 +121,7 @@ def image_shape(source: str | os.PathLike[str] | bytes, name: str | None = None)
         if not isinstance(source, bytes):
             _check_ordinary(Path(source))
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=READABLE) as image:
-            sideways = _orientation(image) >= 5
+            sideways = _orientation(image, warn=False) >= 5
             return (image.width, image.height) if sideways else (image.height, image.width)
 
 
@@ -188,12 +188,14 @@ def _reason(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, *, warn: bool = True) -> int:
     """1..8; a picture whose EXIF block is damaged is as good as one without."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except (OSError, ValueError, *_DAMAGED) as error:
-        log.warning("%s: EXIF data ignored, it is damaged (%s)", getattr(image, "filename", "picture"), _reason(error))
+        if warn:
+            name = getattr(image, "filename", "") or "picture"
+            log.warning("%s: EXIF data ignored, it is damaged (%s)", name, _reason(error))
         return 1
     return value if isinstance(value, int) else 1
 

@@ -167,6 +167,15 @@ def test_evaluation_on_two_devices_and_after_a_kill_is_the_same(home, trained):
     assert not journal.exists()
 
 
+def test_a_reader_that_leaves_is_no_failure_of_ours(home):
+    environment = os.environ | {"RTN_JAX_CACHE": str(home / "cache"), "PYTHONPATH": str(ROOT)}
+    for script, out in (("evaluate.py --ckpt=identity --out=piped", "piped"), ("train.py --help", None)):
+        line = f"{sys.executable} {ROOT}/{script} | true"
+        done = subprocess.run(line, shell=True, cwd=home, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.stderr == ""
+        assert out is None or (home / out / "results.json").exists(), "what was computed is there"
+
+
 def test_match_draws_one_picture_from_any_formats(home, trained):
     rng = np.random.default_rng(0)
     src, tgt = photos(rng, 1, 90, 120)[0], photos(rng, 1, 150, 100)[0]

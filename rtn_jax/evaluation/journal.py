@@ -91,13 +91,13 @@ class Journal:
             lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was cut off
             for number, line in enumerate(lines, 1):
                 try:
-                    row = json.loads(line)
-                    if number == 1:
-                        self._check_subject(row, path)
-                    else:
+                    row = _parsed(line)
+                    if number > 1:
                         done[row["matcher"], row["pair"]] = _from_json(row)
-                except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+                        continue
+                except (ValueError, LookupError, TypeError, AttributeError) as error:
                     raise ValueError(f"{path} line {number}: damaged; remove {self.folder} to start over") from error
+                self._check_subject(row, path)
         return done
 
     def _check_subject(self, subject: Mapping[str, Any], path: Path) -> None:
@@ -109,6 +109,13 @@ class Journal:
             f"out: {path} is of an unfinished evaluation with another {', '.join(changed)}; "
             f"choose another folder or remove {self.folder}"
         )
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise TypeError("expected an object")
+    return row
 
 
 def _lock(path: Path) -> None:

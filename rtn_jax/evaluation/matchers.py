@@ -43,7 +43,7 @@ class Transfer:
     move: Callable[[Points], Points]
     """Points (x, y) of the source to points of the target, pixels of the images as distributed."""
     confidence: float | None = None
-    """How sure the matcher is of the whole answer, comparable between its answers for one source; None if it cannot say.
+    """How sure the matcher is of the whole answer, to be compared between its answers for one source; None: unknown.
 
     `nearest`: the mean over the source's cells of the best cosine. `network`: the mean of `Output.confidence`.
     """

@@ -6,13 +6,14 @@
                         TSS the tree of the data set itself, `<subset>/<pair>/flow1.flo`, `flow2.flo`
 
 Points are in pixels of the images as distributed, origin at the centre of the top-left pixel. A flow of another size
-than the source image is rescaled: positions half-pixel, and those it points to with the target, whose size is that of the
-flow of the other direction (as in TSS's own kit); without one, source and target are taken to be scaled alike. A point or
+than the source image is rescaled: positions half-pixel, and those it points to with the target, whose size is that of
+the flow of the other direction (as in TSS's own kit); without one, both are taken to be scaled alike. A point or
 vector that is not finite, and a vector of 1e9 or more, counts as wrong.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -42,6 +43,17 @@ class Predictions:
     """Why a pair has no answer that can be used, by pair id; only ever filled on request."""
     ignored: tuple[str, ...] = ()
     """Answers that belong to no pair, one line each; only ever filled on request."""
+
+    def sha256(self) -> str:
+        """Of the answers: two folders with the same ones have the same."""
+        content = hashlib.sha256()
+        for name in sorted(self.points):
+            content.update(name.encode(errors="backslashreplace") + self.points[name].tobytes())
+        for name in sorted(self.flows):
+            content.update(name.encode(errors="backslashreplace"))
+            with self.flows[name].open("rb") as file:
+                content.update(hashlib.file_digest(file, "sha256").digest())
+        return content.hexdigest()
 
     def matcher(self, benchmark: Benchmark) -> Matcher:
         """The answers as a matcher."""
@@ -81,9 +93,11 @@ def open_predictions(folder: Path, benchmark: Benchmark, *, skip_bad: bool = Fal
     """
     if not folder.is_dir():
         raise ValueError(f"predictions: expected a folder, found none at {folder}")
-    listed = folder / POINTS_FILE
+    listed, flows = folder / POINTS_FILE, _flow_files(folder)
     if not listed.is_file():
-        found = _find_flows(folder, benchmark, skip_bad)
+        found = _find_flows(folder, flows, benchmark, skip_bad)
+    elif flows:
+        raise ValueError(f"predictions: expected either {POINTS_FILE} or flows, found both, such as {flows[0]}")
     elif benchmark.protocol == "keypoints":
         found = _read_points(listed, benchmark, skip_bad)
     else:
@@ -136,39 +150,57 @@ def _finder(benchmark: Benchmark) -> Callable[[dict[str, Any]], Pair]:
         by_images.setdefault((pair.src, pair.tgt), []).append(pair)
 
     def find(values: dict[str, Any]) -> Pair:
-        if "id" in values:
-            if values["id"] not in by_id:
-                raise ValueError(f"id: {benchmark.name} has no pair {values['id']!r}")
-            return by_id[values["id"]]
-        src, tgt = str(values.get("src")), str(values.get("tgt"))
-        candidates = by_images.get((src, tgt), [])
-        if len(candidates) != 1:
-            problem = "has several, give the id of" if candidates else "has no pair"
-            raise ValueError(f"src, tgt: {benchmark.name} {problem} {src!r} -> {tgt!r}")
-        return candidates[0]
+        for name in ("id", "src", "tgt"):
+            if name in values and not isinstance(values[name], str):
+                raise ValueError(f"{name}: expected a text, got {values[name]!r}")
+        if "id" not in values and not {"src", "tgt"} <= set(values):
+            raise ValueError("expected 'id', or 'src' and 'tgt', which are not there")
+        if "id" not in values:
+            candidates = by_images.get((values["src"], values["tgt"]), [])
+            if len(candidates) != 1:
+                problem = "has several, give the id of" if candidates else "has no pair"
+                raise ValueError(f"src, tgt: {benchmark.name} {problem} {values['src']!r} -> {values['tgt']!r}")
+            return candidates[0]
+        if values["id"] not in by_id:
+            raise ValueError(f"id: {benchmark.name} has no pair {values['id']!r}")
+        pair = by_id[values["id"]]
+        for name, image in (("src", pair.src), ("tgt", pair.tgt)):
+            if values.get(name, image) != image:
+                raise ValueError(f"{name}: expected {image!r} as in the pair {pair.id!r}, got {values[name]!r}")
+        return pair
 
     return find
 
 
 def _answer(values: dict[str, Any], pair: Pair) -> Points:
-    given = values.get("tgt_points")
+    given, wanted = values.get("tgt_points"), 0 if pair.src_points is None else len(pair.src_points)
+    if not isinstance(given, list) or len(given) != wanted:
+        got = f"{len(given)} of them" if isinstance(given, list) else repr(given)[:60]
+        raise ValueError(f"tgt_points of {pair.id!r}: expected a list of {wanted} points [x, y], got {got}")
+    return np.array([_point(value, pair, number) for number, value in enumerate(given, 1)])
+
+
+def _point(value: Any, pair: Pair, number: int) -> list[float]:
+    """`[x, y]`; null, or null in place of a number, is no answer."""
+    parts = [None, None] if value is None else value
+    if not isinstance(parts, list) or len(parts) != 2 or not all(p is None or type(p) in (int, float) for p in parts):
+        raise ValueError(f"tgt_points of {pair.id!r}: expected [x, y] as point {number}, got {repr(value)[:60]}")
     try:
-        whole = [[None, None] if point is None else point for point in given] if isinstance(given, list) else given
-        points = np.asarray(whole, np.float64)  # null becomes NaN: no answer for that point
-    except (TypeError, ValueError, OverflowError):
-        points = np.empty(0)
-    wanted = 0 if pair.src_points is None else len(pair.src_points)
-    if points.shape != (wanted, 2):
-        raise ValueError(f"tgt_points of {pair.id!r}: expected {wanted} points (x, y), got shape {points.shape}")
-    return points
+        return [np.nan if part is None else float(part) for part in parts]
+    except OverflowError as error:
+        raise ValueError(f"tgt_points of {pair.id!r}: point {number} has a number that is too large") from error
 
 
-def _find_flows(folder: Path, benchmark: Benchmark, skip_bad: bool) -> Predictions:
+def _flow_files(folder: Path) -> list[Path]:
+    return sorted(path for suffix in SUFFIXES for path in folder.rglob(f"*{suffix}"))
+
+
+def _find_flows(folder: Path, files: list[Path], benchmark: Benchmark, skip_bad: bool) -> Predictions:
     expected = {pair.id for pair in benchmark.pairs}
     flows: dict[str, Path] = {}
     problems: dict[str, str] = {}
     ignored: list[str] = []
-    for path in sorted(path for suffix in SUFFIXES for path in folder.rglob(f"*{suffix}")):
+    for path in files:
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name not in expected:
             ignored.append(f"{path}: belongs to no pair of {benchmark.name} (one is {benchmark.pairs[0].id})")
@@ -180,7 +212,9 @@ def _find_flows(folder: Path, benchmark: Benchmark, skip_bad: bool) -> Predictio
                 read_flow(path)
             except ValueError as error:
                 problems[name] = str(error)
-    return _checked({}, flows, problems, ignored, benchmark, skip_bad, f"predictions: no {POINTS_FILE} or flow")
+    return _checked(
+        {}, flows, problems, ignored, benchmark, skip_bad, f"predictions: no {POINTS_FILE} or flow in {folder}"
+    )
 
 
 def _checked(

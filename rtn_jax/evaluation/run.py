@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from rtn_jax.data.pairs import Benchmark, Pair
 from rtn_jax.evaluation.journal import Journal
 from rtn_jax.evaluation.matchers import BATCH, Matcher, Transfer
@@ -135,11 +137,19 @@ def _taken(
     others = []
     for batch in batches:
         known = {pair.id: done[name, pair.id] for pair in batch if (name, pair.id) in done}
+        for pair in batch:
+            if pair.id in known and journal is not None and not _fits(known[pair.id], pair):
+                raise ValueError(f"{journal.folder}: damaged at pair {pair.id!r}; remove it to start over")
         if len(known) == len(batch):
             found |= known
         else:
             others.append(batch)
     return found, others
+
+
+def _fits(given: Answer, pair: Pair) -> bool:
+    """Whether an answer has a place for each of the pair's keypoints."""
+    return given.points is None or given.points.shape == np.shape(pair.src_points)  # type: ignore[arg-type]
 
 
 def _in_parallel(works: Sequence[Iterator[None]]) -> None:

@@ -115,7 +115,7 @@ def normalised_errors(benchmark: Benchmark, answers: Sequence[Answer], kind: Pck
     """
     errors = []
     for pair, given in zip(benchmark.pairs, answers, strict=True):
-        errors.append(point_errors(given.points, pair.tgt_points) / _length(benchmark, pair, kind))
+        errors.append(point_errors(given.points, pair.tgt_points) / threshold_length(benchmark, pair, kind))
     return errors
 
 
@@ -123,18 +123,26 @@ def _correct(benchmark: Benchmark, answers: Sequence[Answer], kind: PckKind) -> 
     """Per pair, which keypoints are correct at which alpha."""
     return [
         correct_points(
-            given.points, pair.tgt_points, threshold_length=_length(benchmark, pair, kind), alpha=benchmark.alphas
+            given.points,
+            pair.tgt_points,
+            threshold_length=threshold_length(benchmark, pair, kind),
+            alpha=benchmark.alphas,
         )
         for pair, given in zip(benchmark.pairs, answers, strict=True)
     ]
 
 
-def _length(benchmark: Benchmark, pair: Pair, kind: PckKind) -> float:
+def threshold_length(benchmark: Benchmark, pair: Pair, kind: PckKind) -> float:
+    """What PCK's alphas are fractions of for a pair, pixels of the target.
+
+    Raises:
+        ValueError: if it is zero, such as the box of a single keypoint.
+    """
     shape: Shape | None = benchmark.files.shape(pair.tgt) if kind == "img" else None
     try:
         return pck_length(kind, tgt_points=pair.tgt_points, tgt_shape=shape, tgt_box=pair.tgt_box)
     except ValueError as error:
-        raise ValueError(f"pair {pair.id!r}: {error}") from error
+        raise ValueError(f"pair {pair.id!r} has no length for the threshold {kind!r}: {error}") from error
 
 
 def _pck_figures(benchmark: Benchmark, answers: Sequence[Answer]) -> tuple[Figure, ...]:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from rtn_jax.data.pairs import Benchmark, Pair
+from rtn_jax.evaluation.scores import threshold_length
 
 T = TypeVar("T")
 THREADS = 4
@@ -74,8 +75,11 @@ def _image(benchmark: Benchmark, name: str) -> str:
 
 
 def _truth(benchmark: Benchmark, pair: Pair) -> str:
-    """Hash of the pair's flow and masks, as far as the protocol asks for them."""
+    """Hash of the pair's flow and masks, as far as the protocol asks for them; that PCK has a length for it."""
     content = hashlib.sha256()
+    if benchmark.protocol == "keypoints":
+        for kind in benchmark.thresholds:
+            threshold_length(benchmark, pair, kind)
     if benchmark.protocol == "flow":
         content.update(benchmark.files.flow(pair.id).astype("<f4").tobytes())
     if benchmark.protocol == "masks":

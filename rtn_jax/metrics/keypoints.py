@@ -140,7 +140,7 @@ def pck_length(
     else:
         raise ValueError(f"kind: expected one of {', '.join(PCK_KINDS)}, got {kind!r}")
     if length <= 0:
-        raise ValueError(f"kind: the length of {kind!r} must be positive, got {length}")
+        raise ValueError(f"kind: the length of {kind!r} must be positive, got {length:g}")
     return length
 
 

@@ -62,8 +62,13 @@ class EvaluateConfig:
     """Of that backbone: pretrained (fetched on first use), random, or the path of a weight file."""
 
     def __post_init__(self) -> None:
+        for name in ("data_dir", "out", "predictions"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, getattr(self, name).expanduser())
         if (self.ckpt is None) == (self.predictions is None):
             raise ValueError("ckpt: expected either --ckpt or --predictions")
+        self._check_folders()
+        self._check_alphas()
         if self.dataset != "held_out" and self.data_dir is None:
             raise ValueError(f"data_dir: --dataset={self.dataset} needs --data_dir")
         if self.mirror_aware and self.ckpt in (None, "identity"):
@@ -79,6 +84,22 @@ class EvaluateConfig:
             if getattr(self, name) and self.out is None:
                 raise ValueError(f"{name}: --{name} needs --out=FOLDER")
         self.part  # noqa: B018  (says what is wrong with --shard)
+
+    def _check_folders(self) -> None:
+        """What is written must not become part of the answers that are read."""
+        if self.predictions is None or self.out is None:
+            return
+        given, out = self.predictions.resolve(), self.out.resolve()
+        written = out / "predictions"
+        if given == out or out in given.parents or given in out.parents or written in (given, *given.parents):
+            raise ValueError(f"out: expected a folder apart from --predictions={self.predictions}, got {self.out}")
+
+    def _check_alphas(self) -> None:
+        for alpha in self.alphas or ():
+            if not 0 < alpha <= 1:
+                raise ValueError(f"alphas: expected fractions, more than 0 and at most 1, got {alpha}")
+        if self.alphas is not None and len(set(self.alphas)) < len(self.alphas):
+            raise ValueError(f"alphas: expected each once, got {self.alphas}")
 
     @property
     def part(self) -> tuple[int, int]:

@@ -6,7 +6,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtn_jax.reporting.config import EvaluateConfig
@@ -39,12 +38,13 @@ class Opened:
 
         from rtn_jax.version import __version__
 
+        # Its keys are those of `subject_of`.
         return {
             "dataset": self.benchmark.name,
             "data": self.data_hash,
             "weights": None if self.params is None else weights_hash(self.params),
             "config": None if self.params is None else json.loads(self.params.config.to_json()),
-            "answers": None if self.config.predictions is None else folder_hash(self.config.predictions),
+            "answers": None if self.predictions is None else self.predictions.sha256(),
             "mirror_aware": self.config.mirror_aware,
             "save_predictions": self.config.save_predictions,
             "versions": {"rtn_jax": __version__, "jax": jax.__version__},
@@ -66,8 +66,9 @@ def open_all(config: EvaluateConfig) -> Opened:
     if config.predictions is not None:
         predictions = open_predictions(config.predictions, benchmark, skip_bad=config.skip_bad)
         answered = tuple(pair for pair in benchmark.pairs if pair.id not in predictions.missing)
-        left_out = (*benchmark.left_out, *predictions.missing.values(), *predictions.ignored)
-        benchmark = benchmark.replace(pairs=answered, left_out=left_out)
+        left_out = (*benchmark.left_out, *predictions.missing.values())
+        notes = (*benchmark.notes, *(f"an answer is ignored: {line}" for line in predictions.ignored))
+        benchmark = benchmark.replace(pairs=answered, left_out=left_out, notes=notes)
     benchmark, data_hash = survey(benchmark, skip_bad=config.skip_bad)
     return Opened(config, benchmark, data_hash, params, predictions)
 
@@ -123,6 +124,14 @@ def _params(config: EvaluateConfig) -> Params:
     return params.configure(**{name: value for name, value in asked.items() if value is not None})
 
 
+SUBJECT = ("dataset", "data", "weights", "config", "answers", "mirror_aware", "save_predictions", "versions")
+
+
+def subject_of(record: dict[str, Any]) -> dict[str, Any]:
+    """What the evaluation behind a `results.json` was of: `Opened.subject` of that time."""
+    return {name: record[name] for name in SUBJECT}
+
+
 def weights_hash(params: Params) -> str:
     """sha256 of all weights, whatever file they came from."""
     import jax
@@ -133,14 +142,4 @@ def weights_hash(params: Params) -> str:
         array = np.asarray(leaf)
         content.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         content.update(np.ascontiguousarray(array).tobytes())
-    return content.hexdigest()
-
-
-def folder_hash(folder: Path) -> str:
-    """sha256 of the names and contents of all files below a folder."""
-    content = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        content.update(path.relative_to(folder).as_posix().encode())
-        with path.open("rb") as file:
-            content.update(hashlib.file_digest(file, "sha256").digest())
     return content.hexdigest()

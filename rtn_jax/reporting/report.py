@@ -33,6 +33,8 @@ def report(config: EvaluateConfig) -> dict[str, Any]:
     started = time.perf_counter()
     out = _make_folder(config.out)
     opened = open_all(config)
+    if out is not None:
+        _check_results(out, opened)
     journal = None if out is None else Journal(out, opened.subject, config.part)
     done = _evaluate(opened, journal)
     if config.shard is not None:
@@ -124,13 +126,14 @@ def _finish(
         **opened.subject,
         "options": {name: _plain(value) for name, value in dataclasses.asdict(opened.config).items()},
     }
-    print_table(opened.benchmark, results, seconds, mode="mirror-aware" if opened.config.mirror_aware else "")
     if out is not None:
         _write_json(out / "results.json", record)
         write_pairs(out / "pairs.csv", opened.benchmark, results)
         _write_extras(opened, results, record, out)
         if journal is not None:
             journal.remove()
+    # Last: a terminal that cannot show it, or is gone, costs nothing that was computed.
+    print_table(opened.benchmark, results, seconds, mode="mirror-aware" if opened.config.mirror_aware else "")
     return record
 
 
@@ -163,6 +166,30 @@ def _write_json(path: Path, record: dict[str, Any]) -> None:
     write_atomically(path, lambda file: file.write(text))
 
 
+def _check_results(out: Path, opened: Opened) -> None:
+    """That what an earlier evaluation left in the folder is of this one, and may be written again.
+
+    Raises:
+        ValueError: it is of another, or of none.
+    """
+    from rtn_jax.reporting.opening import subject_of
+
+    try:
+        there = json.loads((out / "results.json").read_text(encoding="utf-8"))
+        before = subject_of(there)
+    except FileNotFoundError:
+        before = None
+        if (out / PREDICTIONS_FOLDER).exists() and not (out / "journal").exists():
+            raise ValueError(f"out: {out / PREDICTIONS_FOLDER} is of something else; choose another folder") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"out: {out / 'results.json'} is not of evaluate.py; choose another folder") from error
+    now = json.loads(json.dumps(opened.subject))
+    if before is not None and before != now:
+        changed = ", ".join(name for name in now if before[name] != now[name])
+        raise ValueError(f"out: {out} holds results of another evaluation ({changed}); choose another folder")
+    (out / "report.html").unlink(missing_ok=True)  # of other alphas or thresholds, perhaps
+
+
 def _make_folder(folder: Path | None) -> Path | None:
     """Before the long work: a folder that cannot be written should not cost ten minutes."""
     if folder is None:
@@ -179,10 +206,14 @@ def _make_folder(folder: Path | None) -> Path | None:
 
 @contextlib.contextmanager
 def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, where that is a terminal."""
+    from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
-    with Progress(transient=True) as bar:
-        task = bar.add_task(name, total=total)
+    console = Console(stderr=True)
+    with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(escape(name), total=total)
         yield lambda done: bar.update(task, completed=done)
 
 

@@ -19,15 +19,16 @@ def print_table(benchmark: Benchmark, results: Sequence[Result], seconds: float,
     """A row per figure, a column per matcher; then what was left out. `mode`: how it was matched, for the title."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    about = [benchmark.name, f"{len(benchmark.pairs)} pairs", *filter(None, [mode]), "per cent [95 % interval]"]
-    table = Table(title=", ".join(about))
+    about = [benchmark.name, _counted(len(benchmark.pairs)), *filter(None, [mode]), "per cent [95 % interval]"]
+    table = Table(title=Text(", ".join(about)))
     table.add_column("", no_wrap=True)
     for result in results:
-        table.add_column(result.matcher, justify="right", overflow="fold")
+        table.add_column(Text(result.matcher), justify="right", overflow="fold")
     columns = [{figure.name: figure for figure in result.figures} for result in results]
     for name in dict.fromkeys(name for column in columns for name in column):
-        table.add_row(name, *(_cell(column.get(name)) for column in columns))
+        table.add_row(Text(name), *(_cell(column.get(name)) for column in columns))
     console = Console()
     console.print(table, markup=False)
     for note in benchmark.notes:
@@ -39,6 +40,10 @@ def print_table(benchmark: Benchmark, results: Sequence[Result], seconds: float,
         if len(benchmark.left_out) > SHOWN_LEFT_OUT:
             console.print("  ... (all of them in results.json)", highlight=False)
     console.print(f"{seconds:.1f} s", highlight=False)
+
+
+def _counted(pairs: int) -> str:
+    return f"{pairs} pair" if pairs == 1 else f"{pairs} pairs"
 
 
 def _cell(figure: Figure | None) -> str:
@@ -59,7 +64,7 @@ def write_pairs(path: Path, benchmark: Benchmark, results: Sequence[Result]) -> 
         about = [pair.id, pair.src, pair.tgt, pair.category, pair.subset, int(pair.mirrored), int(pair.leaked)]
         count = "" if pair.src_points is None else len(pair.src_points)
         writer.writerow([*about, count, *(f"{values[i]:.4f}" for values in columns.values())])
-    write_atomically(path, lambda file: file.write(output.getvalue().encode()))
+    write_atomically(path, lambda file: file.write(output.getvalue().encode(errors="backslashreplace")))
 
 
 def _columns(benchmark: Benchmark, results: Sequence[Result]) -> Iterator[tuple[str, list[float]]]:

@@ -157,9 +157,14 @@ def refused(folder, benchmark, message):
         (lambda rows: [*rows, rows[2]], "line 7: a second answer for 'x/c-a'", 1),
         (lambda rows: [*rows, rows[2], rows[2]], "a second answer for 'x/c-a'", 1),
         (lambda rows: [*rows, rows[0] | {"id": "z"}], "line 7: id: small has no pair 'z'", 0),
-        (lambda rows: [rows[0] | {"tgt_points": [[1, 2]]}, *rows[1:]], "line 1: tgt_points of 'x/a-b': expected 3", 1),
+        (lambda rows: [rows[0] | {"tgt_points": [[1, 2]]}, *rows[1:]], "line 1: tgt_points of 'x/a-b': expected a list of 3 points", 1),
         (lambda rows: [rows[0] | {"tgt_points": "no"}, *rows[1:]], "line 1: tgt_points of 'x/a-b'", 1),
-        (lambda rows: [{"src": "a"}, *rows[1:]], "line 1: src, tgt: small has no pair 'a' -> 'None'", 1),
+        (lambda rows: [rows[0] | {"tgt_points": [["1", "2"]] * 3}, *rows[1:]], "as point 1, got .'1', '2'", 1),
+        (lambda rows: [rows[0] | {"tgt_points": [[1, 2], [1, 2], [True, 1]]}, *rows[1:]], "as point 3", 1),
+        (lambda rows: [rows[0] | {"tgt_points": [[10**400, 2]] * 3}, *rows[1:]], "too large", 1),
+        (lambda rows: [rows[0] | {"src": "b", "tgt": "a"}, *rows[1:]], "line 1: src: expected 'a' as in the pair", 1),
+        (lambda rows: [rows[0] | {"id": []}, *rows[1:]], "line 1: id: expected a text", 1),
+        (lambda rows: [{"src": "a"}, *rows[1:]], "line 1: expected 'id', or 'src' and 'tgt'", 1),
         (lambda rows: ["words", *rows], "line 1: expected a JSON object", 0),
     ],
 )
@@ -196,9 +201,26 @@ def test_bad_flows_are_named_and_left_out_on_request(tmp_path):
             path.write_bytes(content)
 
 
+def test_points_and_flows_at_once_are_refused(tmp_path):
+    benchmark = keypoint_benchmark()
+    write_points(tmp_path, benchmark)
+    write_flow(tmp_path / "x.flo", np.zeros((4, 4, 2), np.float32))
+    refused(tmp_path, benchmark, "expected either predictions.jsonl or flows, found both")
+
+
+def test_the_hash_is_of_the_answers(tmp_path):
+    benchmark = keypoint_benchmark()
+    first = open_predictions(write_points(tmp_path / "a", benchmark), benchmark).sha256()
+    reversed_rows = write_points(tmp_path / "b", benchmark, lambda rows: rows[::-1])
+    (reversed_rows / "notes.txt").write_text("not an answer")
+    assert open_predictions(reversed_rows, benchmark).sha256() == first
+    moved = write_points(tmp_path / "c", benchmark, lambda rows: [rows[0] | {"tgt_points": [[1, 2]] * 3}, *rows[1:]])
+    assert open_predictions(moved, benchmark).sha256() != first
+
+
 def test_wrong_folders(tmp_path):
     refused(tmp_path / "none", keypoint_benchmark(), "expected a folder, found none at")
-    refused(tmp_path, keypoint_benchmark(), "no predictions.jsonl or flow for 'x/a-b' .*0 of 6 pairs")
+    refused(tmp_path, keypoint_benchmark(), "no predictions.jsonl or flow in .* for 'x/a-b' .*0 of 6 pairs")
     with pytest.raises(ValueError, match=r"no answer in .* can be used"):
         open_predictions(tmp_path, keypoint_benchmark(), skip_bad=True)
     refused(write_points(tmp_path, keypoint_benchmark()), dense_benchmark("flow"), "needs flows .* not keypoints")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -176,7 +177,28 @@ class TestJournal:
         with pytest.raises(ValueError, match="unfinished evaluation with another weights"):
             Journal(tmp_path, SUBJECT | {"weights": "def"})
 
-    @pytest.mark.parametrize("line", [b"garbage\n", b'{"matcher": "m"}\n', b"[]\n", b"\xff\xfe\n"])
+    def test_a_first_line_that_is_no_object(self, tmp_path):
+        Journal(tmp_path, SUBJECT)
+        (tmp_path / "journal" / "0-of-1.jsonl").write_text("[]\n")
+        with pytest.raises(ValueError, match=r"0-of-1.jsonl line 1: damaged"):
+            Journal(tmp_path, SUBJECT)
+
+    def test_an_answer_that_does_not_fit_its_pair(self, tmp_path):
+        benchmark = keypoint_benchmark(1)
+        Journal(tmp_path, SUBJECT).add("m", {benchmark.pairs[0].id: Answer(points=np.zeros((9, 2)))})
+        with pytest.raises(ValueError, match="damaged at pair 'x/a-b'"):
+            evaluation.answers("m", lambda _: by_batch, benchmark, journal=Journal(tmp_path, SUBJECT))
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b"garbage\n",
+            b'{"matcher": "m"}\n',
+            b"[]\n",
+            b"\xff\xfe\n",
+            b'{"matcher": "m", "pair": "p", "points": [["x", 1]]}\n',
+        ],
+    )
     def test_a_damaged_line_is_named(self, tmp_path, line):
         Journal(tmp_path, SUBJECT)
         path = tmp_path / "journal" / "0-of-1.jsonl"
@@ -248,6 +270,16 @@ class TestSurvey:
         assert [pair.id for pair in kept.pairs] == ["x/a-b", "x/b-a"]
         assert len(kept.left_out) == 4
         assert all("c: no such image" in line for line in kept.left_out)
+
+    def test_a_pair_without_a_threshold(self):
+        """A single keypoint has no box."""
+        benchmark = keypoint_benchmark()
+        single = {name: getattr(benchmark.pairs[1], name)[:1] for name in ("src_points", "tgt_points")}
+        pairs = (benchmark.pairs[0], dataclasses.replace(benchmark.pairs[1], **single), *benchmark.pairs[2:])
+        with pytest.raises(ValueError, match="'y/b-c' has no length for the threshold 'bbox-kp'"):
+            evaluation.survey(benchmark.replace(pairs=pairs))
+        kept, _ = evaluation.survey(benchmark.replace(pairs=pairs), skip_bad=True)
+        assert (len(kept.pairs), len(kept.left_out)) == (5, 1)
 
     def test_nothing_left_is_an_error(self):
         benchmark = keypoint_benchmark()

@@ -79,6 +79,7 @@ def test_everything_that_is_written(checkpoint, pairs_file, tmp_path, capsys):
     assert written["config"]["radius"] == 2
     assert (written["pairs"], written["left_out"]) == (9, [])
     shown = capsys.readouterr().out
+    assert not shown.startswith("\n"), "nothing before the table"
     for name, value in written["metrics"].items():
         assert re.search(rf"{re.escape(name)} .* {value:.1f} ", shown), name
 
@@ -132,6 +133,32 @@ def test_shards_and_a_kill_change_nothing(checkpoint, pairs_file, tmp_path, monk
     resumed = report(config(pairs_file, ckpt=str(checkpoint), out=tmp_path / "killed"))
     assert len(matched) == 3, "three batches in all, none twice"
     assert resumed["metrics"] == whole["metrics"]
+
+
+def test_results_of_another_evaluation_are_not_written_over(checkpoint, pairs_file, tmp_path):
+    first = report(config(pairs_file, ckpt="identity", out=tmp_path, report=True))
+    again = report(config(pairs_file, ckpt="identity", out=tmp_path, alphas=(0.3,)))
+    assert again["data"] == first["data"], "the same evaluation may be done again"
+    assert list(again["metrics"])[0] == "PCK@0.30 (bbox)"
+    assert not (tmp_path / "report.html").exists(), "it showed other alphas"
+    with pytest.raises(ValueError, match=r"results of another evaluation \(weights, config\)"):
+        report(config(pairs_file, ckpt=str(checkpoint), out=tmp_path))
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"results.json is not of evaluate.py"):
+        report(config(pairs_file, ckpt="identity", out=tmp_path))
+    (tmp_path / "results.json").unlink()
+    (tmp_path / "predictions").mkdir()
+    with pytest.raises(ValueError, match="predictions is of something else"):
+        report(config(pairs_file, ckpt="identity", out=tmp_path))
+
+
+def test_names_are_no_markup(pairs_file, tmp_path, capsys):
+    """A folder may be called as it likes; so may a class."""
+    folder = tmp_path / "z[/b] [red]"
+    answered = report(config(pairs_file, ckpt="identity", out=tmp_path / "first", save_predictions=True))
+    shutil.copytree(tmp_path / "first" / "predictions", folder)
+    assert report(config(pairs_file, predictions=folder))["metrics"] == answered["metrics"]
+    assert "[red]" in "".join(capsys.readouterr().out.split("\n")).replace("│", "")
 
 
 def test_an_unfinished_evaluation_of_something_else_is_not_mixed_in(checkpoint, pairs_file, tmp_path):
@@ -213,8 +240,13 @@ class TestSkipBad:
         (["--ckpt=identity", "--mirror_aware"], "needs a matcher with a confidence"),
         (["--ckpt=identity", "--thresholds", "box"], "box"),
         (["--ckpt=identity", "--thresholds", "bbox"], "needs tgt_box"),
-        (["--ckpt=identity", "--alphas", "-1"], "alphas: expected positive"),
+        (["--ckpt=identity", "--alphas", "-1"], "alphas: expected fractions"),
         (["--predictions=/no/such/folder"], "/no/such/folder"),
+        (["--predictions=p", "--out=p"], "expected a folder apart from --predictions"),
+        (["--predictions=p", "--out=p/q"], "expected a folder apart from --predictions"),
+        (["--ckpt=identity", "--out="], "--out=: expected a value, got nothing"),
+        (["--ckpt=identity", "--alphas", "10"], "at most 1"),
+        (["--ckpt=identity", "--alphas", "0.1", "0.1"], "each once"),
         (["--ckpt=identity", "--split=val"], "has no splits"),
         (["--ckpt=identity", "--data_dir=x"], "say which benchmark"),
         (["--ckpt=identity", "--image_size=64"], "there is no network"),
