@@ -15,6 +15,8 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +42,8 @@ def save(path: str | os.PathLike[str], params: Params, *, training: PyTree | Non
         training: a tree of arrays needed to go on training, kept apart from the weights.
         notes: JSON values stored beside the config (`step=100`).
 
+    An interruption (Ctrl-C) meanwhile takes effect when the checkpoint is written.
+
     Raises:
         ValueError: if something that is not a checkpoint is in the way, or the folder cannot be written.
     """
@@ -51,7 +55,7 @@ def save(path: str | os.PathLike[str], params: Params, *, training: PyTree | Non
     header = {"format": FORMAT, "config": json.loads(params.config.to_json()), **notes}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path) as folder:
+        with _interrupted_later(), _replacing(path) as folder:
             ocp.save(folder / "weights", jax.tree.map(np.asarray, params.weights))
             if training is not None:
                 ocp.save(folder / "training", jax.tree.map(np.asarray, training))
@@ -59,6 +63,22 @@ def save(path: str | os.PathLike[str], params: Params, *, training: PyTree | Non
             (folder / "config.json").write_text(json.dumps(header, indent=1) + "\n")
     except OSError as error:
         raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Holds back SIGINT: orbax's threads, cut off in the middle, would wait for each other for many minutes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's business
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def load(path: str | os.PathLike[str]) -> Params:

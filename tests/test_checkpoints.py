@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -34,6 +36,27 @@ def assert_equal(a, b):
     assert jax.tree.structure(a.weights) == jax.tree.structure(b.weights)
     for x, y in zip(jax.tree.leaves(a.weights), jax.tree.leaves(b.weights), strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def test_an_interruption_while_saving_waits_for_the_checkpoint(tmp_path, monkeypatch):
+    """Orbax, cut off in the middle, leaves threads behind that keep the process from ending."""
+    from orbax.checkpoint import v1 as ocp
+
+    save = ocp.save
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        save(*arguments)
+
+    monkeypatch.setattr(ocp, "save", interrupted)
+    params = moving_params()
+    with pytest.raises(KeyboardInterrupt):
+        rtn_jax.save(tmp_path / "whole", params)
+    monkeypatch.undo()
+    loaded = rtn_jax.load(tmp_path / "whole")
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(loaded), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the next one acts at once"
 
 
 def test_weights_and_config_come_back_equal(params, saved):

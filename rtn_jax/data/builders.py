@@ -195,4 +195,21 @@ class Spair71k(PairsBuilder):
   author={Min, Juhong and Lee, Jongmin and Ponce, Jean and Cho, Minsu}, journal={arXiv:1908.10543}, year={2019}}"""
 
 
+def write(builder: PairsBuilder, temporary: Path) -> None:
+    """Has TFDS write one configuration.
+
+    Raises:
+        ValueError: a split is too large: from 1000 MiB on TFDS sorts records in files, by way of TensorFlow.
+    """
+    try:
+        builder.download_and_prepare(download_dir=temporary / "downloads")
+    except ImportError as error:
+        if (error.name or "").split(".")[0] != "tensorflow":
+            raise
+        raise ValueError(
+            f"{builder.name}: a split of over about 1000 MiB is too large to be prepared without TensorFlow, which is"
+            " not installed; there is no need to prepare it, the published folder works as it is"
+        ) from error
+
+
 BUILDERS = {builder.DATASET: builder for builder in (PfWillow, PfPascal, Tss, Caltech101Pairs, Spair71k)}

@@ -20,7 +20,6 @@ onto the target, where the two masks are compared. Our fields live on `Pair.src`
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -32,13 +31,17 @@ from jaxtyping import Bool, Float
 
 from rtn_jax.coordinates import Shape, distance_outside, from_matlab
 from rtn_jax.data.files import FolderFiles
-from rtn_jax.data.pairs import Benchmark, Pair
+from rtn_jax.data.pairs import Benchmark, Pair, check_inside
 from rtn_jax.data.published import matlab_numbers, published_list, top_folder
-from rtn_jax.data.rows import Row, collect, finite_number, pair_id, unique_ids
+from rtn_jax.data.rows import Row, collect, fields, finite_number, pair_id, read_any_csv, unique_ids
 
 FOLDER = "101_ObjectCategories"
 PAIRS_FILE = "test_pairs_caltech_with_category.csv"
-COLUMNS = 7
+COLUMNS = ("source", "target", "class", "source_x", "source_y", "target_x", "target_y")
+"""What we call the list's columns; the words of its header are nobody's business."""
+CLASSES = 102
+"""The largest number that may stand for a class: there are 101, and a folder of clutter. The images' folders say which
+class a pair is of; how the list counts them is not known for sure."""
 RENAMED = {
     "airplanes": "Airplanes_Side_2",
     "Faces": "Faces_2",
@@ -108,39 +111,33 @@ class CaltechFiles(FolderFiles):
         return mask
 
 
-def _read_rows(path: Path) -> list[Row[list[str]]]:
-    """The rows below the header, whose words no evaluation looks at; empty lines are left out."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            rows = [(f"{path} line {reader.line_num}", row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read as a table of comma-separated values: {error}") from error
-    header = rows[0][1] if rows else []
-    if len(header) != COLUMNS or header[0].endswith(".jpg"):
+def _read_rows(path: Path) -> list[Row[str]]:
+    """The rows below the header, whose words no evaluation looks at."""
+    header, rows = read_any_csv(path)
+    if len(header) != len(COLUMNS) or header[0].endswith(".jpg"):
         got = ",".join(header)[:80] if header else "an empty file"
-        raise ValueError(f"{path}: expected a header of {COLUMNS} columns, got {got}")
-    if len(rows) == 1:
+        raise ValueError(f"{path}: expected a header of {len(COLUMNS)} columns, got {got}")
+    if not rows:
         raise ValueError(f"{path}: expected at least one pair below the header, got none")
-    return rows[1:]
+    return rows
 
 
 def _read_row(
     outline_of: Callable[[str, Sequence[str]], Outline],
     shape: Callable[[str], Shape],
     found: dict[str, Outline],
-    row: Sequence[str],
+    line: str,
 ) -> Pair:
     """A row's pair; adds the outlines of its images to `found`."""
-    if len(row) != COLUMNS:
-        raise ValueError(f"expected {COLUMNS} columns, got {len(row)}")
-    listed_src, listed_tgt = (_image_name(path) for path in row[:2])
+    row = fields(line, COLUMNS)
+    listed_src, listed_tgt = (_image_name(row[side]) for side in ("source", "target"))
     category = PurePosixPath(listed_src).parent.name
     if PurePosixPath(listed_tgt).parent.name != category:
-        raise ValueError(f"expected two images of one class, got {row[0]!r} and {row[1]!r}")
-    for image, columns in ((listed_src, row[3:5]), (listed_tgt, row[5:7])):
+        raise ValueError(f"expected two images of one class, got {row['source']!r} and {row['target']!r}")
+    _check_class(row["class"], category)
+    for image, side in ((listed_src, "source"), (listed_tgt, "target")):
         size = shape(image)
-        outline = outline_of(image, columns)
+        outline = outline_of(image, (row[f"{side}_x"], row[f"{side}_y"]))
         if image not in found:
             _check_outline(image, outline, size)
             found[image] = outline
@@ -149,6 +146,13 @@ def _read_row(
     return Pair(
         id=pair_id(category, listed_tgt, listed_src), src=listed_tgt, tgt=listed_src, category=category, has_masks=True
     )
+
+
+def _check_class(text: str, category: str) -> None:
+    """That the class's column is the images' folder, or a number that some class may have."""
+    number = text.removesuffix(".0")
+    if text != category and not (number.isascii() and number.isdigit() and len(number) <= 3 and int(number) <= CLASSES):
+        raise ValueError(f"class: expected {category!r} or a number up to {CLASSES}, got {text[:40]!r}")
 
 
 def _image_name(path: str) -> str:
@@ -180,18 +184,21 @@ def _annotated_outline(annotations: Path, image: str, _: Sequence[str]) -> Outli
         points = value.shape[-1]
     contour = matlab_numbers(path, "obj_contour", (2, points))
     top, _, left, _ = matlab_numbers(path, "box_coord", (1, 4))[0]
-    return np.asarray(from_matlab(contour.T + np.array([left, top])))
+    with np.errstate(over="ignore"):  # of a damaged file: infinitely far outside the image, which the caller checks
+        return np.asarray(from_matlab(contour.T + np.array([left, top])))
 
 
 def _check_outline(image: str, outline: Outline, shape: Shape) -> None:
-    """That its mask will not be empty."""
+    """That it lies on its image, but for what annotators click past the border, and its mask will not be empty."""
+    what = f"outline of {image}"
     if len(outline) < 3:
-        raise ValueError(f"outline of {image}: expected at least 3 points, got {len(outline)}")
+        raise ValueError(f"{what}: expected at least 3 points, got {len(outline)}")
+    check_inside(what, outline, shape, "point")
     x, y = outline.T
     area = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
     inside = distance_outside(outline, shape).max() == 0
     if not (inside and area >= LARGE * shape[0] * shape[1]) and not _filled(outline, shape).any():
-        raise ValueError(f"outline of {image}: it holds no pixel of the image of {shape[1]} x {shape[0]} pixels")
+        raise ValueError(f"{what}: it holds no pixel of the image of {shape[1]} x {shape[0]} pixels")
 
 
 def _filled(outline: Outline, shape: Shape) -> Bool[np.ndarray, "H W"]:

@@ -11,7 +11,7 @@ from rtn_jax.data.caltech101 import caltech101
 from rtn_jax.data.pairs import Benchmark
 from rtn_jax.data.pf_pascal import pf_pascal
 from rtn_jax.data.pf_willow import pf_willow
-from rtn_jax.data.prepared import prepared_counts, prepared_folder, read_prepared
+from rtn_jax.data.prepared import CONFIGS, folder_name, is_prepared, prepared_counts, prepared_folder, read_prepared
 from rtn_jax.data.spair71k import spair71k
 from rtn_jax.data.tss import tss
 
@@ -171,7 +171,7 @@ def read_benchmark(
 
     Args:
         dataset: a name in `DATASETS`.
-        data_dir: the folder of either.
+        data_dir: the folder of either; `~` stands for the user's own.
         split: by default the one that figures are published on.
         skip_bad: leave out pairs that cannot be used, and list them in `left_out`, instead of failing.
 
@@ -179,13 +179,16 @@ def read_benchmark(
         The benchmark; a note says so if it has another number of pairs than the published one.
 
     Raises:
-        ValueError: another name or split, the data set is not there or not as published, or it was prepared without
-            its bad pairs and `skip_bad` is not given.
+        ValueError: another name or split, the data set is not there or not as published, its prepared folder alone is
+            there and not whole, or it was prepared without its bad pairs and `skip_bad` is not given.
     """
     if dataset not in DATASETS:
         raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {dataset!r}")
     split = DATASETS[dataset].splits[0] if split is None else split
-    if split not in prepared_counts(data_dir, dataset):
+    data_dir = Path(data_dir).expanduser()
+    prepared = prepared_counts(data_dir, dataset)
+    if split not in prepared and not (prepared and find_folder(DATASETS[dataset], data_dir) is None):
+        _check_damage(dataset, data_dir)
         return _counted(DATASETS[dataset].read(data_dir, split=split, skip_bad=skip_bad), dataset, split)
     benchmark = read_prepared(data_dir, dataset, split)
     if benchmark.left_out and not skip_bad:
@@ -195,6 +198,18 @@ def read_benchmark(
             f" {benchmark.left_out[0]}; give skip_bad here too to go on without them"
         )
     return _counted(benchmark, dataset, split)
+
+
+def _check_damage(dataset: str, data_dir: Path) -> None:
+    """That what is left of a prepared data set is not all there is."""
+    inside = data_dir / folder_name(dataset)
+    places = [inside] + ([data_dir] if data_dir.absolute().name == inside.name else [])
+    damaged = [place for place in places if any((place / config).is_dir() for config in CONFIGS)]
+    if damaged and not is_prepared(data_dir, dataset) and find_folder(DATASETS[dataset], data_dir) is None:
+        raise ValueError(
+            f"{damaged[0]}: is there but not complete: remove it and prepare {DATASETS[dataset].title} again, or put"
+            f" the published folder {DATASETS[dataset].folder!r} into {data_dir}"
+        )
 
 
 def _counted(benchmark: Benchmark, dataset: str, split: str) -> Benchmark:

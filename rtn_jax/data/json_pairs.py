@@ -88,8 +88,8 @@ def json_pairs(
         ValueError: the file cannot be read, or a pair is not as described, names an image that is not there or has a
             point or box outside its image; the message names the file and the line.
     """
-    path = Path(path)
-    files = FolderFiles(path.parent if images is None else Path(images))
+    path = Path(path).expanduser()
+    files = FolderFiles(path.parent if images is None else Path(images).expanduser())
     rows, members = _rows(path)
     check = _Check(functools.cache(files.shape), need_points)
     taken: set[str] = set()

@@ -76,7 +76,8 @@ def pf_pascal(data_dir: str | Path, *, split: str = "test", skip_bad: bool = Fal
     Returns:
         A benchmark whose images are named `JPEGImages/<id>.jpg`, with the threshold `img`, as published figures use
         (`bbox` and `bbox-kp` are possible too). A pair is `leaked` if its two images, in either order, are also a
-        training pair; without a training list no pair is, and a warning says so. Training pairs have no protocol.
+        training pair; without a training list no pair is, and a warning and a note say so. With `skip_bad` a note
+        says which rows of the training list are bad. Training pairs have no protocol.
 
     Raises:
         ValueError: another split or number of copies; the folder or the list is not there; or a file is missing or is
@@ -94,26 +95,26 @@ def pf_pascal(data_dir: str | Path, *, split: str = "test", skip_bad: bool = Fal
         listed, left_out = collect(read_csv(path, TRAIN_HEADER), read, skip_bad=skip_bad)
         pairs = unique_ids(_four_copies(listed, files) if copies == 4 else listed)
         return Benchmark(name=NAME, pairs=pairs, files=files, protocol=None, left_out=left_out)
-    trained = _training_images(folder)
-    read = functools.partial(_read_pair, annotated, trained or frozenset())
+    trained, notes = _training_images(folder, skip_bad=skip_bad)
+    read = functools.partial(_read_pair, annotated, trained)
     listed, left_out = collect(read_csv(path, HEADER), read, skip_bad=skip_bad)
-    notes = () if trained is not None else (NO_TRAINING_LIST,)
     return Benchmark(
         name=NAME, pairs=unique_ids(listed), files=files, thresholds=("img",), left_out=left_out, notes=notes
     )
 
 
-def _read_pair(annotated: Annotated, trained: frozenset[frozenset[str]], row: list[str]) -> Pair:
+def _read_pair(annotated: Annotated, trained: frozenset[frozenset[str]], row: str) -> Pair:
     """A pair with keypoints."""
-    pair = _with_boxes(annotated, fields(row, HEADER))
-    points = _listed_points(fields(row, HEADER))
+    values = fields(row, HEADER)
+    pair = _with_boxes(annotated, values)
+    points = _listed_points(values)
     for image, of_image in zip((pair.src, pair.tgt), points, strict=True):
         check_inside(image, of_image, annotated(image, pair.category)[0])
     leaked = frozenset((pair.src, pair.tgt)) in trained
     return dataclasses.replace(pair, src_points=points[0], tgt_points=points[1], leaked=leaked)
 
 
-def _read_training_pair(annotated: Annotated, row: list[str]) -> Pair:
+def _read_training_pair(annotated: Annotated, row: str) -> Pair:
     """A pair of the training list, mirrored if the list says so."""
     values = fields(row, TRAIN_HEADER)
     pair = _with_boxes(annotated, values)
@@ -169,19 +170,25 @@ def _annotated(files: FolderFiles, image: str, category: str) -> tuple[Shape, Fl
     return shape, box
 
 
-def _training_images(folder: Path) -> frozenset[frozenset[str]] | None:
-    """The pairs of images of the training list, in either order; None if the list is not there."""
+def _training_images(folder: Path, *, skip_bad: bool) -> tuple[frozenset[frozenset[str]], tuple[str, ...]]:
+    """The pairs of images of the training list, in either order, and notes on what is not known of them."""
     try:
         path = published_list(folder, LISTS["train"], NAME)
     except ValueError as error:
         log.warning("no pair is marked as leaked into the training list, which is not there: %s", error)
-        return None
+        return frozenset(), (NO_TRAINING_LIST,)
 
-    def read(row: list[str]) -> frozenset[str]:
+    def read(row: str) -> frozenset[str]:
         values = fields(row, TRAIN_HEADER)
         return frozenset((_image_name(values["source_image"]), _image_name(values["target_image"])))
 
-    return frozenset(collect(read_csv(path, TRAIN_HEADER), read, skip_bad=False)[0])
+    trained, bad = collect(read_csv(path, TRAIN_HEADER), read, skip_bad=skip_bad)
+    if not bad:
+        return frozenset(trained), ()
+    if len(bad) == 1:
+        return frozenset(trained), (f"1 row of {path} is bad, leaks of that pair are unknown: {bad[0]}",)
+    unknown = f"{len(bad)} rows of {path} are bad, leaks of those pairs are unknown, the first: {bad[0]}"
+    return frozenset(trained), (unknown,)
 
 
 def _mirrored(pair: Pair, src_width: int, tgt_width: int) -> Pair:

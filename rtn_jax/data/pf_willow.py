@@ -22,7 +22,7 @@ from rtn_jax.coordinates import from_matlab
 from rtn_jax.data.files import FolderFiles
 from rtn_jax.data.pairs import Benchmark, Pair, check_inside
 from rtn_jax.data.published import matlab_numbers, published_list, top_folder
-from rtn_jax.data.rows import collect, fields, finite_number, pair_id, read_csv
+from rtn_jax.data.rows import collect, fields, finite_number, pair_id, read_csv, unique_ids
 
 NAME = "PF-WILLOW"
 FOLDER = "PF-dataset"
@@ -57,10 +57,10 @@ def pf_willow(data_dir: str | Path, *, split: str = "test", skip_bad: bool = Fal
     files = FolderFiles(folder)
     read_points = functools.cache(functools.partial(_read_points, files))
     pairs, left_out = collect(rows, functools.partial(_read_pair, read_points), skip_bad=skip_bad)
-    return Benchmark(name=NAME, pairs=pairs, files=files, thresholds=("bbox-kp",), left_out=left_out)
+    return Benchmark(name=NAME, pairs=unique_ids(pairs), files=files, thresholds=("bbox-kp",), left_out=left_out)
 
 
-def _read_pair(read_points: Callable[[str], Float[np.ndarray, "n 2"]], row: list[str]) -> Pair:
+def _read_pair(read_points: Callable[[str], Float[np.ndarray, "n 2"]], row: str) -> Pair:
     values = fields(row, HEADER)
     src, tgt = _image_name(values["imageA"]), _image_name(values["imageB"])
     listed = np.array([finite_number(name, values[name]) for name in COORDINATES]).reshape(2, 2, POINTS)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,11 @@ from tyro.conf import Positional
 from rtn_jax.data.datasets import DATASETS, LIST_LIMIT, Dataset, available_splits, find_folder
 from rtn_jax.data.download import check_recorded, download
 from rtn_jax.data.pairs import Benchmark
-from rtn_jax.data.prepared import CONFIGS, folder_name, prepared_counts, prepared_folder
+from rtn_jax.data.prepared import CONFIGS, folder_name, left_out, prepared_counts, prepared_folder
 from rtn_jax.data.unpack import unpack
+
+STALE = 3600
+"""Seconds without a change after which a temporary folder is taken for what a kill left behind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,31 +47,64 @@ def prepare(config: PrepareConfig) -> None:
 
     Raises:
         ValueError: the published files are not there and cannot be had, or are not as published; the message says which
-            file to put where.
+            file to put where. Or it was prepared with `skip_bad`, lacks pairs, and `skip_bad` is not given now.
     """
-    dataset, out = DATASETS[config.dataset], config.out or config.data_dir
-    place = prepared_folder(out, config.dataset)
-    if prepared_counts(out, config.dataset):
-        _say(f"{dataset.title} is prepared already: {place} (remove that folder to prepare it anew)")
-        _say_counts(prepared_counts(out, config.dataset))
+    data_dir = config.data_dir.expanduser()
+    dataset, out = DATASETS[config.dataset], config.out.expanduser() if config.out else data_dir
+    for name, folder in (("data_dir", data_dir), ("out", out)):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{name}: {folder} is a file, expected a folder")
+    if _is_prepared(config, out):
         return
-    if place.exists():
-        raise ValueError(
-            f"{place}: is there but holds no complete prepared data set; remove it, or choose another --out"
-        )
-    obtain(dataset, config.data_dir, fetch=config.download)
-    splits = available_splits(dataset, config.data_dir)
-    benchmarks = {split: dataset.read(config.data_dir, split=split, skip_bad=config.skip_bad) for split in splits}
+    remove_stale(config.dataset, data_dir, out)
+    obtain(dataset, data_dir, fetch=config.download)
+    splits = available_splits(dataset, data_dir)
+    benchmarks = {split: dataset.read(data_dir, split=split, skip_bad=config.skip_bad) for split in splits}
     with _counting(dataset.title, 2 * sum(_records(benchmark) for benchmark in benchmarks.values())) as advance:
         benchmarks = {split: sound(of, skip_bad=config.skip_bad, advance=advance) for split, of in benchmarks.items()}
         build(config.dataset, benchmarks, out, advance=advance)
-    _say(f"{dataset.title}: {place}")
+    _say(f"{dataset.title}: {prepared_folder(out, config.dataset)}")
     _say_counts(prepared_counts(out, config.dataset))
     for split, benchmark in benchmarks.items():
         if benchmark.left_out:
             _say(f"  {split}: left out {len(benchmark.left_out)} bad pairs, the first: {benchmark.left_out[0]}")
     for split in (split for split in dataset.splits if split not in splits):
         _say(f"  {split}: not prepared, its list {' or '.join(dataset.lists[split])} is not there")
+
+
+def _is_prepared(config: PrepareConfig, out: Path) -> bool:
+    """Whether there is nothing to do; says so. Raises a `ValueError` if what is there will not do."""
+    title, place = DATASETS[config.dataset].title, prepared_folder(out, config.dataset)
+    counts = prepared_counts(out, config.dataset)
+    if not counts and place.exists():
+        raise ValueError(
+            f"{place}: is there but holds no complete prepared data set; remove it, or choose another --out"
+        )
+    if not counts:
+        return False
+    lacking = left_out(out, config.dataset)
+    if lacking and not config.skip_bad:
+        raise ValueError(
+            f"{place}: was prepared with skip_bad and lacks {len(lacking)} of the published pairs, the first:"
+            f" {lacking[0]}; mend that and remove the folder to prepare it anew, or give skip_bad to keep it"
+        )
+    _say(f"{title} is prepared already: {place} (remove that folder to prepare it anew)")
+    _say_counts(counts)
+    if lacking:
+        _say(f"  left out {len(lacking)} bad pairs, the first: {lacking[0]}")
+    return True
+
+
+def remove_stale(dataset: str, data_dir: Path, out: Path) -> None:
+    """Removes the temporary folders of this data set that were left behind; not those that may still be written to."""
+    for folder in (*out.glob(f".preparing-{dataset}-*"), *data_dir.glob(".unpacking-*")):
+        names = {path.name for path in folder.glob("*")}
+        if folder.name.startswith(".unpacking-") and names and DATASETS[dataset].folder not in names:
+            continue  # of another data set
+        with contextlib.suppress(OSError):  # of somebody else, or gone meanwhile: it does no harm
+            changed = max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+            if time.time() - changed > STALE:
+                shutil.rmtree(folder)
 
 
 def obtain(dataset: Dataset, data_dir: Path, *, fetch: bool = True, progress: bool = True) -> None:
@@ -151,11 +189,12 @@ def build(
     """Writes benchmarks, by split, as a TFDS data set; it takes its place when images and pairs are whole.
 
     Raises:
-        ValueError: a file of the benchmark cannot be read, or there is something in the data set's place.
+        ValueError: a file of the benchmark cannot be read, there is something in the data set's place, or a split is
+            larger than TFDS can write without TensorFlow, which is not installed.
     """
     import tensorflow_datasets as tfds
 
-    from rtn_jax.data.builders import BUILDERS
+    from rtn_jax.data.builders import BUILDERS, write
 
     final = out / folder_name(dataset)
     out.mkdir(parents=True, exist_ok=True)
@@ -166,7 +205,7 @@ def build(
                 benchmarks, advance=advance, data_dir=temporary, config=config, file_format="array_record"
             )
             with contextlib.redirect_stdout(io.StringIO()):  # it prints where its temporary folder is
-                builder.download_and_prepare(download_dir=Path(temporary) / "downloads")
+                write(builder, Path(temporary))
         if final.exists():
             raise ValueError(f"{final}: is there already")
         os.replace(Path(temporary) / final.name, final)

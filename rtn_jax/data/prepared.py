@@ -59,6 +59,12 @@ def prepared_counts(folder: str | Path, dataset: str) -> dict[str, tuple[int, in
     return _whole(prepared_folder(folder, dataset))
 
 
+def left_out(folder: str | Path, dataset: str) -> tuple[str, ...]:
+    """`Benchmark.left_out` of all splits of a prepared data set; a damaged one raises a `ValueError`."""
+    splits = _metadata(prepared_folder(folder, dataset)).values()
+    return tuple(line for about in splits for line in about.get("left_out", ()))
+
+
 def read_prepared(folder: str | Path, dataset: str, split: str) -> Benchmark:
     """A prepared data set as the benchmark it was made from, equal in every field and in every file's bytes.
 
@@ -89,10 +95,19 @@ def read_prepared(folder: str | Path, dataset: str, split: str) -> Benchmark:
         rows={name: row for row, name in enumerate(names)},
         flows={pair.id: row for row, pair in enumerate(pairs) if pair.has_flow},
     )
+    about = _metadata(place)[split]
+    try:
+        return Benchmark(pairs=pairs, files=files, **about)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{place}: is damaged: {error}") from error
+
+
+def _metadata(place: Path) -> dict[str, dict[str, Any]]:
+    """What the benchmark of every split is besides its pairs and files."""
     try:
         about = json.loads((place / "pairs" / VERSION / "metadata.json").read_text(encoding="utf-8"))
-        return Benchmark(pairs=pairs, files=files, **_tuples(about["splits"][split]))
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        return {split: _tuples(about["splits"][split]) for split in _counts(place / "pairs" / VERSION)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{place}: is damaged: {error}") from error
 
 

@@ -13,9 +13,13 @@ def top_folder(data_dir: str | Path, name: str, dataset: str) -> Path:
     """The published top folder `name`: inside `data_dir`, or `data_dir` itself.
 
     Raises:
-        ValueError: neither is a folder of that name; the message says which folders were looked for.
+        ValueError: neither is a folder of that name, where the message says which folders were looked for; or
+            `data_dir` is a file or does not exist.
     """
     data_dir = Path(data_dir)
+    if not data_dir.is_dir():
+        state = "is a file" if data_dir.exists() else "does not exist"
+        raise ValueError(f"data_dir: {data_dir} {state}, expected a folder that holds {name} ({dataset})")
     folders = [data_dir / name] + ([data_dir] if data_dir.absolute().name == name else [])
     return _first(folders, [folder.is_dir() for folder in folders], f"{dataset} needs the folder {name!r}")
 

@@ -21,36 +21,62 @@ Row = tuple[str, T]
 """The place of a row, such as `pairs.csv line 7`, and its content."""
 
 
-def read_csv(path: Path, header: Sequence[str]) -> list[Row[list[str]]]:
-    """The rows below the header; empty lines are left out. Their lengths are `fields`' business.
+def read_csv(path: Path, header: Sequence[str]) -> list[Row[str]]:
+    """The rows below the header, one a line, for `fields` to take apart; empty lines are left out.
 
     Raises:
         ValueError: the file cannot be read, begins with another header or holds no row.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            rows = [(f"{path} line {reader.line_num}", row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read as a table of comma-separated values: {_words(error)}") from error
-    if not rows or rows[0][1] != list(header):
-        got = ",".join(rows[0][1])[:80] if rows else "an empty file"
+    columns, rows = read_any_csv(path)
+    if columns != list(header):
+        got = ",".join(columns)[:80] if columns else "an empty file"
         expected = ",".join(header if len(header) <= 8 else [*header[:3], "...", header[-1]])
         raise ValueError(f"{path}: expected the header {expected}, got {got}")
-    if len(rows) == 1:
+    if not rows:
         raise ValueError(f"{path}: expected at least one row below the header, got none")
-    return rows[1:]
+    return rows
 
 
-def fields(row: Sequence[str], header: Sequence[str]) -> dict[str, str]:
+def read_any_csv(path: Path) -> tuple[list[str], list[Row[str]]]:
+    """The header, whatever it says (`[]` if the file is empty), and the rows below it as `read_csv` returns them.
+
+    Raises:
+        ValueError: the file cannot be read, or its header cannot be taken apart.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            lines = [line.rstrip("\n") for line in file]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as a table of comma-separated values: {_words(error)}") from error
+    rows = [(f"{path} line {number}", line) for number, line in enumerate(lines, 1) if line]
+    if not rows:
+        return [], []
+    (place, header), *rows = rows
+    try:
+        return _cells(header), rows
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+def fields(line: str, header: Sequence[str]) -> dict[str, str]:
     """The row's columns by name.
 
     Raises:
-        ValueError: it has more or fewer columns than the header.
+        ValueError: it has more or fewer columns than the header, or a quote is not closed in it.
     """
+    row = _cells(line)
     if len(row) != len(header):
         raise ValueError(f"expected {len(header)} columns, got {len(row)}")
     return dict(zip(header, row, strict=True))
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of one line. Taken by itself, so that a quote that is not closed cannot swallow the rows below it."""
+    try:
+        return next(csv.reader([line], strict=True))
+    except csv.Error as error:
+        reason = "a quote that is not closed" if "unexpected end" in str(error) else _words(error)
+        raise ValueError(f"expected comma-separated values, got {line[:60]!r} ({reason})") from error
 
 
 def read_json_lines(path: Path) -> list[Row[str]]:

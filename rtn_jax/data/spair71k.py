@@ -23,9 +23,9 @@ import numpy as np
 
 from rtn_jax.coordinates import Shape
 from rtn_jax.data.files import FolderFiles
-from rtn_jax.data.pairs import Benchmark, Pair, check_inside
+from rtn_jax.data.pairs import Benchmark, Pair, check_box_inside, check_inside
 from rtn_jax.data.published import top_folder
-from rtn_jax.data.rows import collect, json_object, pair_id, read_json_lines
+from rtn_jax.data.rows import collect, json_object, pair_id, read_json_lines, unique_ids
 
 FOLDER = "SPair-71k"
 IMAGES = "JPEGImages"
@@ -68,7 +68,7 @@ def spair71k(data_dir: str | Path, *, split: str = "test", skip_bad: bool = Fals
     )
     return Benchmark(
         name="SPair-71k",
-        pairs=pairs,
+        pairs=unique_ids(pairs),
         files=files,
         thresholds=("bbox",),
         alphas=(0.05, 0.10, 0.15),
@@ -114,6 +114,7 @@ def _pair_of(content: dict[str, Any], listed: re.Match[str], shape: Callable[[st
         boxes[side] = _numbers(content, f"{side}_bndbox", (4,))
         _check_size(content.get(f"{side}_imsize"), f"{side}_imsize", images[side], shape(images[side]))
         check_inside(f"{side}_kps", points[side], shape(images[side]))
+        check_box_inside(f"{side}_bndbox", boxes[side], shape(images[side]))
     return Pair(
         id=pair_id(category, images["src"], images["trg"]),
         src=images["src"],

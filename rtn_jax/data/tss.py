@@ -57,7 +57,8 @@ def tss(data_dir: str | Path, *, split: str = "test", skip_bad: bool = False) ->
     if split != "test":
         raise ValueError(f"split: TSS has only 'test', got {split!r}")
     folder = top_folder(data_dir, FOLDER, "TSS")
-    fields, left_out = collect(_folders(folder), _read_pair, skip_bad=skip_bad)
+    fields, bad = collect(_folders(folder), _read_pair, skip_bad=skip_bad)
+    left_out = tuple(f"{line} (both of its flow fields are left out)" for line in bad)
     pairs = tuple(pair for both in fields for pair in both)
     return Benchmark(
         name="TSS", pairs=pairs, files=TssFiles(folder), protocol="flow", subsets=SUBSETS, left_out=left_out
@@ -102,7 +103,10 @@ def _folders(folder: Path) -> list[Row[Path]]:
         )
     rows = []
     for subset in subsets:
-        pairs = sorted(entry for entry in subset.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        try:
+            pairs = sorted(entry for entry in subset.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        except OSError as error:
+            raise ValueError(f"{subset}: cannot be read, {error.strerror}") from error
         if not pairs:
             raise ValueError(f"{subset}: expected a folder for every pair, got none")
         rows += [(str(pair), pair) for pair in pairs]
@@ -111,7 +115,10 @@ def _folders(folder: Path) -> list[Row[Path]]:
 
 def _read_pair(folder: Path) -> tuple[Pair, Pair]:
     """The two fields of a pair."""
-    missing = [name for name in FILES if not (folder / name).is_file()]
+    try:
+        missing = [name for name in FILES if not (folder / name).is_file()]
+    except OSError as error:  # of a folder that may not be entered
+        raise ValueError(f"cannot be read, {error.strerror}") from error
     if missing:
         raise ValueError(f"files not found: {', '.join(missing)}")
     subset, name = folder.parent.name, folder.name

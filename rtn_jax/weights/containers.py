@@ -29,9 +29,11 @@ def container(path: str | PathLike[str]) -> Container:
     """
     path = Path(path)
     if not path.is_file():
-        raise UnusableFile(f"{path}: no such file")
+        raise UnusableFile(f"{path}: no such file{', it is a folder' if path.is_dir() else ''}")
     with path.open("rb") as file:
         head = file.read(MATLAB_USERBLOCK + len(HDF5_SIGNATURE))
+    if not head:
+        raise UnusableFile(f"{path}: expected a file with content, found an empty file")
     if head.startswith(HDF5_SIGNATURE):
         return "hdf5"
     if head.startswith(b"MATLAB 7.3") and head[MATLAB_USERBLOCK:] == HDF5_SIGNATURE:
@@ -43,8 +45,8 @@ def container(path: str | PathLike[str]) -> Container:
             f"{path}: this looks like a pickle (PyTorch), which can run any program when it is read, so it is refused; "
             "give a Keras HDF5 file (.h5) or a MATLAB file (.mat)"
         )
-    found = f"a file that begins with {head[:8]!r}" if head else "an empty file"
-    raise UnusableFile(f"{path}: expected a Keras HDF5 file (.h5) or a MATLAB v7 or v7.3 file (.mat), found {found}")
+    found = f"found a file that begins with {head[:8]!r}"
+    raise UnusableFile(f"{path}: expected a Keras HDF5 file (.h5) or a MATLAB v7 or v7.3 file (.mat), {found}")
 
 
 @contextmanager

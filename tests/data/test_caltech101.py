@@ -162,8 +162,8 @@ def test_faces_easy_is_not_faces(folder):
 
 def test_a_part_of_an_outline_beyond_the_border_is_cut_off(folder):
     rows = published_rows()
-    rows[4][5] = ",".join(["-4.5", "30.5", "30.5", "-4.5"])
-    rows[4][6] = ",".join(["-3.5", "-3.5", "7.5", "7.5"])
+    rows[4][5] = ",".join(["-1.6", "20.6", "20.6", "-1.6"])
+    rows[4][6] = ",".join(["-1.7", "-1.7", "7.5", "7.5"])
     write_rows(folder, rows)
     expected = np.zeros((25, 20), bool)
     expected[:8] = True
@@ -201,11 +201,10 @@ def test_takes_any_words_for_a_header_and_a_byte_order_mark(folder):
 
 
 def test_names_what_it_looked_for(folder, tmp_path, unchecked):
-    for missing in (tmp_path / "nowhere", folder / "101_ObjectCategories" / "accordion"):
-        with pytest.raises(
-            ValueError, match=r"^data_dir: Caltech-101 needs the folder '101_ObjectCategories', not fou"
-        ):
-            caltech101(missing)
+    with pytest.raises(ValueError, match=r"^data_dir: Caltech-101 needs the folder '101_ObjectCategories', not found"):
+        caltech101(folder / "101_ObjectCategories" / "accordion")
+    with pytest.raises(ValueError, match=r"nowhere does not exist, expected a folder that holds 101_ObjectCategories"):
+        caltech101(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"^split: Caltech-101 has only 'test', got 'train'"):
         caltech101(folder, split="train")
     with pytest.raises(ValueError, match=r"^outlines: expected one of list, annotations, got 'boxes'"):
@@ -256,7 +255,17 @@ def changed(column, value):
         (changed(6, "1,2,3,4,inf"), r"outline of airplanes/image_0800\.jpg: expected a finite number, got 'inf'"),
         (changed(6, "1,2,3,4"), r"outline of airplanes/image_0800\.jpg: expected as many y as x, 5, got 4"),
         (lambda row: row.__setitem__(slice(5, 7), ["1,9", "2,8"]), r"expected at least 3 points, got 2"),
-        (changed(5, "100,120,110,105,103"), r"image_0800\.jpg: it holds no pixel of the image of 30 x 30 pixels"),
+        (changed(5, "30.7,30.9,30.8,30.6,30.6"), r"image_0800\.jpg: it holds no pixel of the image of 30 x 30 pixels"),
+        (changed(5, "1,2,40,4,5"), r"outline of .*0800\.jpg: point 3 at \(40, .*\) lies outside the image of 30 x 30"),
+        (changed(4, "1,2,3,-1e300,5"), r"outline of .*0005\.jpg: point 4 at .* lies outside the image of 40 x 24"),
+        (changed(3, "1.7e308,-1.7e308,3,4,5"), r"outline of .*0005\.jpg: point 1 at .* lies outside the image of 40 x"),
+        (changed(2, ""), r"class: expected 'airplanes' or a number up to 102, got ''"),
+        (changed(2, "zebra"), r"class: expected 'airplanes' or a number up to 102, got 'zebra'"),
+        (changed(2, "accordion"), r"class: expected 'airplanes' or a number up to 102, got 'accordion'"),
+        (changed(2, "103"), r"class: .*, got '103'"),
+        (changed(2, "-1"), r"class: .*, got '-1'"),
+        (changed(2, "\u00b2"), r"class: .*, got '\u00b2'"),
+        (changed(2, "9" * 5000), r"class: .*, got '9{40}'$"),
         (changed(6, "2.5,2.5,2.5,2.5,2.5"), r"image_0800\.jpg: it holds no pixel of the image of 30 x 30 pixels"),
     ],
 )
@@ -270,6 +279,25 @@ def test_names_the_line_of_a_bad_row(folder, change, match):
     benchmark = caltech101(folder, skip_bad=True)
     assert [pair.category for pair in benchmark.pairs] == ["accordion", "accordion", "Faces_easy"]
     assert benchmark.left_out == (str(caught.value),)
+
+
+@pytest.mark.parametrize("words", ["airplanes", "1", "102", "6.0"])
+def test_classes_may_be_names_or_numbers(folder, words):
+    rows = published_rows()
+    rows[3][2] = words
+    write_rows(folder, rows)
+    assert [pair.category for pair in caltech101(folder).pairs][2] == "airplanes"
+
+
+def test_a_quote_that_is_not_closed_costs_one_row(folder):
+    path = folder / "test_pairs_caltech_with_category.csv"
+    lines = path.read_text().splitlines()
+    lines[2] = lines[2].removesuffix('"')
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"category\.csv line 3: .*a quote that is not closed"):
+        caltech101(folder)
+    benchmark = caltech101(folder, skip_bad=True)
+    assert (len(benchmark.pairs), len(benchmark.left_out)) == (3, 1)
 
 
 def test_names_a_class_that_does_not_exist(folder):
@@ -301,7 +329,11 @@ def test_names_an_image_with_two_outlines(folder, change):
         ({"box_coord": np.zeros((1, 3))}, r"annotation_0005\.mat: expected 'box_coord' of \[1, 4\] numbers"),
         ({"obj_contour": np.ones((2, 2))}, r"outline of airplanes/image_0005\.jpg: expected at least 3 points, got 2"),
         ({"obj_contour": np.zeros((2, 0))}, r"outline of airplanes/image_0005\.jpg: expected at least 3 points, got 0"),
-        ({"box_coord": np.full((1, 4), 500.0)}, r"outline of airplanes/image_0005\.jpg: it holds no pixel"),
+        ({"box_coord": np.full((1, 4), 500.0)}, r"outline of airplanes/image_0005\.jpg: point . at .* lies outside"),
+        (
+            {"obj_contour": np.full((2, 3), 1.7e308), "box_coord": np.full((1, 4), 1.7e308)},
+            r"\(inf, inf\) lies outside",
+        ),
     ],
 )
 def test_names_a_bad_annotation(folder, changes, match):

@@ -45,6 +45,12 @@ def write(folder, *rows):
     return path
 
 
+def test_a_home_folder_may_be_written_short(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    write(folder, FULL)
+    assert json_pairs("~/pairs.jsonl").files.image("a.png").shape == (20, 30, 3)
+
+
 def test_reads_all_that_a_line_may_hold(folder):
     benchmark = json_pairs(write(folder, FULL, BARE))
     assert (benchmark.name, benchmark.protocol, benchmark.left_out) == ("pairs", "keypoints", ())

@@ -133,6 +133,18 @@ def test_a_damaged_training_list_is_an_error(folder):
         pf_pascal(folder)
 
 
+def test_bad_rows_of_the_training_list_are_skipped_on_request_and_noted(folder):
+    path = folder / "train_pairs_pf_pascal.csv"
+    write_rows(path, [*train_rows(), ["a.jpg"]])
+    benchmark = pf_pascal(folder, skip_bad=True)
+    assert ([pair.leaked for pair in benchmark.pairs], benchmark.left_out) == ([True, False, False], ())
+    reason = f"{path} line 6: expected 4 columns, got 1"
+    assert benchmark.notes == (f"1 row of {path} is bad, leaks of that pair are unknown: {reason}",)
+    write_rows(path, [*train_rows(), ["a.jpg"], ["b.jpg"]])
+    unknown = f"2 rows of {path} are bad, leaks of those pairs are unknown, the first: {reason}"
+    assert pf_pascal(folder, skip_bad=True).notes == (unknown,)
+
+
 def test_splits(folder):
     assert [pair.id for pair in pf_pascal(folder, split="val").pairs] == ["cat/2008_01-2008_02"]
     with pytest.raises(ValueError, match=r"^split: PF-PASCAL has 'test', 'val', 'train', got 'dev'"):
@@ -207,10 +219,12 @@ def test_takes_the_inner_folder_and_lists_beside_or_inside_it(folder):
 
 
 def test_names_what_it_looked_for(folder):
-    for wrong in (folder / "none", folder / "PF-dataset-PASCAL" / "JPEGImages"):
-        with pytest.raises(ValueError, match=r"^data_dir: .*folder 'PF-dataset-PASCAL', not found: ") as caught:
-            pf_pascal(wrong)
-        assert str(wrong / "PF-dataset-PASCAL") in str(caught.value)
+    inside = folder / "PF-dataset-PASCAL" / "JPEGImages"
+    with pytest.raises(ValueError, match=r"^data_dir: .*folder 'PF-dataset-PASCAL', not found: ") as caught:
+        pf_pascal(inside)
+    assert str(inside / "PF-dataset-PASCAL") in str(caught.value)
+    with pytest.raises(ValueError, match=r"none does not exist, expected a folder that holds PF-dataset-PASCAL"):
+        pf_pascal(folder / "none")
     (folder / "val_pairs_pf_pascal.csv").unlink()
     with pytest.raises(ValueError, match=r"^data_dir: .*list 'val_pairs_pf_pascal\.csv', not found: "):
         pf_pascal(folder, split="val")

@@ -109,10 +109,12 @@ def test_takes_the_inner_folder_and_a_list_beside_or_inside_it(folder, monkeypat
 
 
 def test_names_what_it_looked_for(folder):
-    for missing in (folder / "nowhere", folder / "PF-dataset" / "car(G)"):
-        with pytest.raises(ValueError, match=r"^data_dir: .*folder 'PF-dataset', not found: ") as caught:
-            pf_willow(missing)
-        assert str(missing / "PF-dataset") in str(caught.value)
+    inside = folder / "PF-dataset" / "car(G)"
+    with pytest.raises(ValueError, match=r"^data_dir: .*folder 'PF-dataset', not found: ") as caught:
+        pf_willow(inside)
+    assert str(inside / "PF-dataset") in str(caught.value)
+    with pytest.raises(ValueError, match=r"nowhere does not exist, expected a folder that holds PF-dataset"):
+        pf_willow(folder / "nowhere")
     (folder / "test_pairs_pf.csv").unlink()
     with pytest.raises(ValueError, match=r"^data_dir: .*list 'test_pairs_pf\.csv', not found: ") as caught:
         pf_willow(folder)
@@ -210,6 +212,23 @@ def test_goes_on_without_bad_rows_on_request(folder):
         assert reason.startswith(place)
     assert "expected 42 columns, got 41" in benchmark.left_out[0]
     assert "four.mat: no such file" in benchmark.left_out[1]
+
+
+def test_a_row_that_is_listed_twice_counts_twice(folder):
+    write_rows(folder / "test_pairs_pf.csv", [*published_rows(), published_rows()[1]])
+    ids = [pair.id for pair in pf_willow(folder).pairs]
+    assert (ids[0], ids[8]) == ("car(G)/one-two", "car(G)/one-two-2")
+
+
+def test_a_quote_that_is_not_closed_costs_one_row(folder):
+    rows = published_rows()
+    (folder / "test_pairs_pf.csv").write_text(
+        "\n".join(('"' if k == 2 else "") + ",".join(r) for k, r in enumerate(rows))
+    )
+    with pytest.raises(ValueError, match=r"test_pairs_pf\.csv line 3: .*a quote that is not closed"):
+        pf_willow(folder)
+    benchmark = pf_willow(folder, skip_bad=True)
+    assert (len(benchmark.pairs), len(benchmark.left_out)) == (7, 1)
 
 
 def test_fails_if_every_row_is_bad(folder):

@@ -6,12 +6,14 @@ import contextlib
 import dataclasses
 import functools
 import http.server
+import importlib.util
 import io
 import os
 import re
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -284,6 +286,96 @@ def test_bad_rows_stop_it_or_are_left_out_and_counted(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"was prepared with skip_bad and lacks 1 of the published pairs.*line 3"):
         read_benchmark("pf_willow", data_dir)
     assert len(read_benchmark("pf_willow", data_dir, skip_bad=True).pairs) == 4
+
+
+def test_a_set_that_lacks_pairs_is_no_prepared_one_unless_asked(tmp_path, capsys):
+    data_dir = published(tmp_path)
+    with (tmp_path / "test_pairs_pf.csv").open("a") as file:
+        file.write("a,b\n")
+    prepare(config(data_dir, skip_bad=True))
+    with pytest.raises(
+        ValueError, match=r"pf_willow: was prepared with skip_bad and lacks 1 of the .*line 6: expected"
+    ):
+        prepare(config(data_dir))
+    capsys.readouterr()
+    prepare(config(data_dir, skip_bad=True))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "  test: 4 pairs of 3 images"
+    assert lines[2].startswith("  left out 1 bad pairs, the first: ")
+
+
+def test_a_damaged_set_without_the_published_folder_says_what_to_do(tmp_path):
+    prepare(config(published(tmp_path / "data"), out=tmp_path / "out"))
+    next((tmp_path / "out" / "pf_willow" / "images").rglob("*array_record*")).unlink()
+    for data_dir in (tmp_path / "out", tmp_path / "out" / "pf_willow"):
+        with pytest.raises(ValueError, match=r"out/pf_willow: is there but not complete: remove it and prepare PF-WIL"):
+            read_benchmark("pf_willow", data_dir)
+    (tmp_path / "other" / "pf_willow").mkdir(parents=True)  # a folder of that name which is nothing of ours
+    with pytest.raises(ValueError, match=r"^data_dir: PF-WILLOW needs the folder 'PF-dataset', not found: "):
+        read_benchmark("pf_willow", tmp_path / "other")
+
+
+def test_a_split_that_was_not_prepared_is_named(tmp_path):
+    prepare(config(published(tmp_path / "data"), out=tmp_path / "out"))
+    with pytest.raises(ValueError, match=r"^split: .*pf_willow was prepared with 'test', got 'val'"):
+        read_benchmark("pf_willow", tmp_path / "out", split="val")
+
+
+def aged(folder, seconds):
+    """A temporary folder with a file in it, both last changed that long ago."""
+    folder.mkdir(parents=True)
+    for path in (folder / "file", folder):
+        path.touch()
+        os.utime(path, (time.time() - seconds,) * 2)
+    return folder
+
+
+def test_what_a_kill_left_behind_is_removed(tmp_path):
+    data_dir, out = published(tmp_path / "data"), tmp_path / "out"
+    stale = [aged(out / ".preparing-pf_willow-a", 4000)]
+    unpacking = data_dir / ".unpacking-b"
+    aged(unpacking / "PF-dataset", 4000)
+    os.utime(unpacking, (time.time() - 4000,) * 2)
+    kept = [aged(out / ".preparing-pf_willow-c", 3000), aged(out / ".preparing-pf_pascal-d", 4000)]
+    kept.append(aged(out / ".preparing-pf_willow-e", 4000))
+    (kept[-1] / "file").touch()  # what lies in it still changes
+    aged(data_dir / ".unpacking-f" / "SPair-71k", 4000)
+    os.utime(data_dir / ".unpacking-f", (time.time() - 4000,) * 2)
+    prepare(config(data_dir, out=out))
+    assert not any(folder.exists() for folder in (*stale, unpacking))
+    assert all(folder.exists() for folder in (*kept, data_dir / ".unpacking-f"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is there")
+def test_a_split_too_large_to_sort_without_tensorflow_says_so(tmp_path, monkeypatch):
+    from tensorflow_datasets.core import shuffle
+
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 100)  # bytes
+    data_dir = published(tmp_path)
+    with pytest.raises(ValueError, match=r"pf_willow: .* too large to be prepared without TensorFlow.* as it is$"):
+        prepare(config(data_dir))
+    assert sorted(os.listdir(tmp_path)) == ["PF-dataset", "test_pairs_pf.csv"]
+
+
+def test_a_tilde_is_the_users_own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    published(tmp_path / "data")
+    assert len(read_benchmark("pf_willow", "~/data").pairs) == 4
+    prepare(config(Path("~/data"), out=Path("~/out")))
+    assert is_prepared(tmp_path / "out", "pf_willow")
+    prepare(config(Path("~/data")))
+    assert is_prepared(tmp_path / "data", "pf_willow")
+
+
+def test_a_file_instead_of_a_folder_is_named(tmp_path):
+    path = tmp_path / "afile"
+    path.touch()
+    with pytest.raises(ValueError, match=r"^data_dir: .*afile is a file, expected a folder$"):
+        prepare(config(path))
+    with pytest.raises(ValueError, match=r"^out: .*afile is a file, expected a folder$"):
+        prepare(config(published(tmp_path / "data"), out=path))
+    with pytest.raises(ValueError, match=r"^data_dir: .*afile is a file, expected a folder that holds PF-dataset \("):
+        read_benchmark("pf_willow", path)
 
 
 def test_an_image_that_cannot_be_decoded_stops_it_or_is_left_out(tmp_path, capsys):

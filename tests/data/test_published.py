@@ -22,10 +22,16 @@ def test_the_top_folder_is_found_from_above_and_from_inside(tmp_path, monkeypatc
 def test_a_wrong_level_says_what_was_looked_for(tmp_path):
     deep = tmp_path / "Top" / "deep"
     deep.mkdir(parents=True)
-    for wrong in (deep, tmp_path / "none"):
-        with pytest.raises(ValueError, match=r"^data_dir: Set needs the folder 'Top', not found: ") as caught:
-            top_folder(wrong, "Top", "Set")
-        assert str(caught.value).endswith(f"not found: {wrong / 'Top'}")
+    with pytest.raises(ValueError, match=r"^data_dir: Set needs the folder 'Top', not found: ") as caught:
+        top_folder(deep, "Top", "Set")
+    assert str(caught.value).endswith(f"not found: {deep / 'Top'}")
+
+
+def test_a_data_dir_that_is_no_folder_says_so(tmp_path):
+    (tmp_path / "afile").touch()
+    for name, state in (("afile", "is a file"), ("none", "does not exist")):
+        with pytest.raises(ValueError, match=rf"{name} {state}, expected a folder that holds Top \(Set\)$"):
+            top_folder(tmp_path / name, "Top", "Set")
 
 
 def test_lists_lie_beside_or_inside_under_one_of_their_names(tmp_path):
@@ -94,3 +100,8 @@ def test_what_is_no_file_is_named(tmp_path):
     for name in ("none.mat", "folder.mat", "x" * 300):
         with pytest.raises(ValueError, match=rf"{name}: "):
             matlab_numbers(tmp_path / name, "x", (2, 3))
+    (tmp_path / "empty.mat").touch()
+    for name, match in (("folder.mat", "it is a folder$"), ("empty.mat", "found an empty file$")):
+        with pytest.raises(ValueError, match=match) as caught:
+            matlab_numbers(tmp_path / name, "x", (2, 3))
+        assert "Keras" not in str(caught.value)

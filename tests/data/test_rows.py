@@ -12,6 +12,7 @@ from rtn_jax.data.rows import (
     json_object,
     json_value,
     pair_id,
+    read_any_csv,
     read_csv,
     read_json_lines,
     relative_name,
@@ -29,12 +30,21 @@ def write(tmp_path, content):
 
 
 def test_csv_rows_know_their_line(tmp_path):
-    path = write(tmp_path, '\ufeffa,b\r\n1,2\r\n\r\n"3\n4",5\r\n6\r\n')
-    assert read_csv(path, HEADER) == [
-        (f"{path} line 2", ["1", "2"]),
-        (f"{path} line 5", ["3\n4", "5"]),  # a quoted cell over two lines; the row ends in line 5
-        (f"{path} line 6", ["6"]),
-    ]
+    path = write(tmp_path, '\ufeffa,b\r\n1,2\r\n\r\n"3,4",5\r\n6\r\n')
+    rows = read_csv(path, HEADER)
+    assert rows == [(f"{path} line 2", "1,2"), (f"{path} line 4", '"3,4",5'), (f"{path} line 5", "6")]
+    assert fields(rows[1][1], HEADER) == {"a": "3,4", "b": "5"}
+    assert read_any_csv(path) == (["a", "b"], rows)
+
+
+def test_a_quote_that_is_not_closed_swallows_no_row(tmp_path):
+    path = write(tmp_path, 'a,b\n1,2\n"3,4\n5,6\n7,"8\n9,10\n')
+    good, bad = collect(read_csv(path, HEADER), lambda line: fields(line, HEADER)["b"], skip_bad=True)
+    assert good == ("2", "6", "10")
+    assert bad[0] == f"{path} line 3: expected comma-separated values, got '\"3,4' (a quote that is not closed)"
+    assert [line.split(": ")[0] for line in bad] == [f"{path} line 3", f"{path} line 5"]
+    with pytest.raises(ValueError, match=r"list\.csv line 1: expected comma-separated values, got 'a,\"b' \(a quote"):
+        read_csv(write(tmp_path, 'a,"b\n1,2\n'), HEADER)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +55,6 @@ def test_csv_rows_know_their_line(tmp_path):
         ("1,2\n", r"list\.csv: expected the header a,b, got 1,2"),
         ("a,b\n", r"list\.csv: expected at least one row below the header"),
         (b"\xff\xfe\x00broken", r"list\.csv: cannot be read as a table"),
-        ("a,b\n" + "x" * 200_000, r"list\.csv: cannot be read as a table .*field"),
     ],
 )
 def test_csv_refuses(tmp_path, content, match):
@@ -64,10 +73,14 @@ def test_long_headers_are_shortened(tmp_path):
 
 
 def test_fields():
-    assert fields(["1", "2"], HEADER) == {"a": "1", "b": "2"}
-    for row in (["1"], ["1", "2", "3"]):
-        with pytest.raises(ValueError, match=f"expected 2 columns, got {len(row)}"):
-            fields(row, HEADER)
+    assert fields("1,2", HEADER) == {"a": "1", "b": "2"}
+    for line, count in (("1", 1), ("1,2,3", 3)):
+        with pytest.raises(ValueError, match=f"expected 2 columns, got {count}"):
+            fields(line, HEADER)
+    for line, match in (("x" * 200_000, "field larger"), ('"1"2,3', "expected after"), ('"1,2', "not closed")):
+        with pytest.raises(ValueError, match=f"^expected comma-separated values, got .*{match}") as caught:
+            fields(line, HEADER)
+        assert len(str(caught.value)) < 200
 
 
 def test_json_lines_know_their_line(tmp_path):

@@ -111,12 +111,12 @@ def test_takes_the_inner_folder_and_other_ends_of_lines(folder):
 
 
 def test_names_what_it_looked_for(folder, tmp_path):
-    for missing in (tmp_path / "nowhere", folder / "SPair-71k" / "JPEGImages"):
-        with pytest.raises(
-            ValueError, match=r"^data_dir: SPair-71k needs the folder 'SPair-71k', not found: "
-        ) as caught:
-            spair71k(missing)
-        assert str(missing / "SPair-71k") in str(caught.value)
+    inside = folder / "SPair-71k" / "JPEGImages"
+    with pytest.raises(ValueError, match=r"^data_dir: SPair-71k needs the folder 'SPair-71k', not found: ") as caught:
+        spair71k(inside)
+    assert str(inside / "SPair-71k") in str(caught.value)
+    with pytest.raises(ValueError, match=r"nowhere does not exist, expected a folder that holds SPair-71k"):
+        spair71k(tmp_path / "nowhere")
 
 
 def change_list(folder, content):
@@ -152,10 +152,10 @@ def test_names_a_pair_without_annotation(folder):
             spair71k(folder)
 
 
-def test_names_a_pair_that_is_listed_twice(folder):
+def test_a_pair_that_is_listed_twice_counts_twice(folder):
     change_list(folder, f"{PAIRS[1][1]}\n{PAIRS[1][1]}\n".encode())
-    with pytest.raises(ValueError, match=r"expected every id once, got 'cat/2008_000001-2008_000002' twice"):
-        spair71k(folder)
+    ids = [pair.id for pair in spair71k(folder).pairs]
+    assert ids == ["cat/2008_000001-2008_000002", "cat/2008_000001-2008_000002-2"]
 
 
 @pytest.mark.parametrize(
@@ -242,6 +242,12 @@ def edit(folder, change):
         ("src_bndbox", [1, 2, 3], r"src_bndbox: expected finite numbers \[4\]"),
         ("trg_bndbox", [1, 2, 3, float("nan")], r"trg_bndbox: expected finite numbers \[4\]"),
         ("trg_bndbox", [9, 2, 9, 12], r"tgt_box .*: expected \(left, top, right, bottom\)"),
+        (
+            "trg_bndbox",
+            [0, 0, 1e6, 1e6],
+            r"trg_bndbox: corner 2 at \(1e\+06, 1e\+06\) lies outside the image of 36 x 18",
+        ),
+        ("src_bndbox", [-5, 2, 9, 12], r"src_bndbox: corner 1 at \(-5, 2\) lies outside the image of 50 x 40"),
         ("trg_bndbox", "all", r"trg_bndbox: expected finite numbers \[4\], got all"),
         ("src_imsize", [40, 50, 3], r"src_imsize: expected 50 x 40 as bus/2009_000003\.jpg has, got \[40, 50, 3\]"),
         ("trg_imsize", [36, 19, 3], r"trg_imsize: expected 36 x 18 as bus/2010_4\.jpg has"),

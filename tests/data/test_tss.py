@@ -135,10 +135,12 @@ def test_takes_the_inner_folder_and_part_of_the_data(folder):
 
 
 def test_names_what_it_looked_for(folder, tmp_path):
-    for missing in (tmp_path / "nowhere", folder / "TSS_CVPR2016" / "JODS"):
-        with pytest.raises(ValueError, match=r"^data_dir: TSS needs the folder 'TSS_CVPR2016', not found: ") as caught:
-            tss(missing)
-        assert str(missing / "TSS_CVPR2016") in str(caught.value)
+    inside = folder / "TSS_CVPR2016" / "JODS"
+    with pytest.raises(ValueError, match=r"^data_dir: TSS needs the folder 'TSS_CVPR2016', not found: ") as caught:
+        tss(inside)
+    assert str(inside / "TSS_CVPR2016") in str(caught.value)
+    with pytest.raises(ValueError, match=r"nowhere does not exist, expected a folder that holds TSS_CVPR2016"):
+        tss(tmp_path / "nowhere")
     (tmp_path / "other" / "TSS_CVPR2016" / "Jods").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"^data_dir: TSS needs at least one of the folders FG3DCar, JODS, PASCAL"):
         tss(tmp_path / "other")
@@ -170,7 +172,36 @@ def test_names_missing_files(folder, names):
     assert str(caught.value) == f"{place}: files not found: {', '.join(names)}"
     benchmark = tss(folder, skip_bad=True)
     assert [pair.subset for pair in benchmark.pairs] == ["FG3DCar"] * 4 + ["PASCAL"] * 2
-    assert benchmark.left_out == (str(caught.value),)
+    assert benchmark.left_out == (f"{caught.value} (both of its flow fields are left out)",)
+
+
+def refused(monkeypatch, method, path):
+    """As if the user might not enter a folder; the tests may run as one who may enter all."""
+    original = getattr(Path, method)
+
+    def attempt(self):
+        if path in (self, self.parent):
+            raise PermissionError(13, "Permission denied", str(self))
+        return original(self)
+
+    monkeypatch.setattr(Path, method, attempt)
+
+
+def test_a_folder_that_may_not_be_entered_is_named_or_left_out(folder, monkeypatch):
+    place = folder / "TSS_CVPR2016" / "JODS" / "horse_12_20"
+    refused(monkeypatch, "is_file", place)
+    with pytest.raises(ValueError, match=r"horse_12_20: cannot be read, Permission denied$"):
+        tss(folder)
+    benchmark = tss(folder, skip_bad=True)
+    assert len(benchmark.pairs) == 6
+    reason = f"{place}: cannot be read, Permission denied (both of its flow fields are left out)"
+    assert benchmark.left_out == (reason,)
+
+
+def test_a_subset_that_may_not_be_listed_is_named(folder, monkeypatch):
+    refused(monkeypatch, "iterdir", folder / "TSS_CVPR2016" / "JODS")
+    with pytest.raises(ValueError, match=r"JODS: cannot be read, Permission denied$"):
+        tss(folder)
 
 
 @pytest.mark.parametrize(

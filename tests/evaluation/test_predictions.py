@@ -157,7 +157,11 @@ def refused(folder, benchmark, message):
         (lambda rows: [*rows, rows[2]], "line 7: a second answer for 'x/c-a'", 1),
         (lambda rows: [*rows, rows[2], rows[2]], "a second answer for 'x/c-a'", 1),
         (lambda rows: [*rows, rows[0] | {"id": "z"}], "line 7: id: small has no pair 'z'", 0),
-        (lambda rows: [rows[0] | {"tgt_points": [[1, 2]]}, *rows[1:]], "line 1: tgt_points of 'x/a-b': expected a list of 3 points", 1),
+        (
+            lambda rows: [rows[0] | {"tgt_points": [[1, 2]]}, *rows[1:]],
+            "line 1: tgt_points of 'x/a-b': expected a list of 3 points",
+            1,
+        ),
         (lambda rows: [rows[0] | {"tgt_points": "no"}, *rows[1:]], "line 1: tgt_points of 'x/a-b'", 1),
         (lambda rows: [rows[0] | {"tgt_points": [["1", "2"]] * 3}, *rows[1:]], "as point 1, got .'1', '2'", 1),
         (lambda rows: [rows[0] | {"tgt_points": [[1, 2], [1, 2], [True, 1]]}, *rows[1:]], "as point 3", 1),

@@ -139,7 +139,7 @@ def test_results_of_another_evaluation_are_not_written_over(checkpoint, pairs_fi
     first = report(config(pairs_file, ckpt="identity", out=tmp_path, report=True))
     again = report(config(pairs_file, ckpt="identity", out=tmp_path, alphas=(0.3,)))
     assert again["data"] == first["data"], "the same evaluation may be done again"
-    assert list(again["metrics"])[0] == "PCK@0.30 (bbox)"
+    assert next(iter(again["metrics"])) == "PCK@0.30 (bbox)"
     assert not (tmp_path / "report.html").exists(), "it showed other alphas"
     with pytest.raises(ValueError, match=r"results of another evaluation \(weights, config\)"):
         report(config(pairs_file, ckpt=str(checkpoint), out=tmp_path))
