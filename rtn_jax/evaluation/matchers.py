@@ -52,6 +52,12 @@ class Transfer:
 
     def flow(self, shape: Shape) -> Flow:
         """Displacement of every pixel of the source, whose (height, width) is `shape`, float32 as files hold it."""
+        if "computed" not in self.__dict__:  # asked for twice where it is stored as well as scored
+            object.__setattr__(self, "computed", self._flow(shape))
+        flow: Flow = self.__dict__["computed"]
+        return flow
+
+    def _flow(self, shape: Shape) -> Flow:
         if self.given_flow is not None:
             return self.given_flow()
         grid = pixel_grid(shape, np.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -63,8 +64,13 @@ def write_pairs(path: Path, benchmark: Benchmark, results: Sequence[Result]) -> 
     for i, pair in enumerate(benchmark.pairs):
         about = [pair.id, pair.src, pair.tgt, pair.category, pair.subset, int(pair.mirrored), int(pair.leaked)]
         count = "" if pair.src_points is None else len(pair.src_points)
-        writer.writerow([*about, count, *(f"{values[i]:.4f}" for values in columns.values())])
+        writer.writerow([*about, count, *(_number(values[i]) for values in columns.values())])
     write_atomically(path, lambda file: file.write(output.getvalue().encode(errors="backslashreplace")))
+
+
+def _number(percent: float) -> str:
+    """Nothing where a pair has no such figure."""
+    return f"{percent:.4f}" if math.isfinite(percent) else ""
 
 
 def _columns(benchmark: Benchmark, results: Sequence[Result]) -> Iterator[tuple[str, list[float]]]:

@@ -74,6 +74,7 @@ def test_the_flow_is_the_answer_for_every_pixel(benchmark, features, make):
     transfer = make(features)([pair])[0]
     flow = transfer.flow(SHAPES[pair.src])
     assert (flow.shape, flow.dtype) == ((*SHAPES[pair.src], 2), np.float32)
+    assert transfer.flow(SHAPES[pair.src]) is flow, "computed once"
     grid = pixel_grid(SHAPES[pair.src], np.float64)
     for x, y in ((0, 0), (47, 39), (13, 8)):
         np.testing.assert_allclose(grid[y, x] + flow[y, x], transfer.move(grid[y, x][None])[0], atol=1e-4)

@@ -167,6 +167,21 @@ def test_an_unfinished_evaluation_of_something_else_is_not_mixed_in(checkpoint, 
         report(config(pairs_file, ckpt=str(checkpoint), out=tmp_path))
 
 
+def test_a_pair_without_a_figure_has_an_empty_cell(tmp_path):
+    from rtn_jax.evaluation import Answer, result
+    from rtn_jax.reporting.tables import write_pairs
+    from tests.benchmarks_small import dense_benchmark
+
+    benchmark = dense_benchmark("masks")
+    answers = {
+        pair.id: Answer(values={"LT-ACC": 0.5, "IoU": 0.25, "LOC-ERR": np.nan if i == 2 else 0.1})
+        for i, pair in enumerate(benchmark.pairs)
+    }
+    write_pairs(tmp_path / "pairs.csv", benchmark, [result("m", benchmark, answers)])
+    rows = list(csv.DictReader((tmp_path / "pairs.csv").read_text().splitlines()))
+    assert [row["LOC-ERR"] for row in rows] == ["10.0000", "10.0000", "", "10.0000", "10.0000", "10.0000"]
+
+
 def test_tss_on_the_real_sample(data_dir, checkpoint, tmp_path, capsys):
     if not (data_dir / "TSS-sample").is_dir():
         pytest.skip(f"TSS-sample is not in {data_dir}")

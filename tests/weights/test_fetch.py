@@ -264,9 +264,8 @@ def test_two_processes_of_which_one_is_interrupted(asset, server, tmp_path):
         while len(list(tmp_path.glob(".fetching-*/weights.h5"))) < 2:
             assert time.monotonic() < deadline, [process.poll() for process in processes]
             time.sleep(0.02)
-        while (
-            processes[0].poll() is None
-        ):  # one that comes while Python collects garbage is lost: it goes to a callback
+        # Again and again: an interruption that comes while Python collects garbage is lost to a callback.
+        while processes[0].poll() is None:
             processes[0].send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 processes[0].wait(timeout=0.5)
