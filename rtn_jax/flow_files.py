@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from rtn_jax.images import write_atomically
@@ -22,8 +22,6 @@ from rtn_jax.images import write_atomically
 SUFFIXES = (".flo", ".npy")
 MAX_PIXELS = 100_000_000
 """A larger flow is refused before memory is asked for: the size stands in a damaged header as likely as not."""
-UNKNOWN = 1e9
-"""A component of this magnitude or more is no displacement but the mark of an unknown one."""
 UNKNOWN_MARK = 1e10
 """What stands for NaN in a `.flo` file."""
 
@@ -80,11 +78,6 @@ def write_flow(path: str | os.PathLike[str], flow: ArrayLike) -> None:
         write_atomically(path, lambda file: file.write(content))
     else:
         write_atomically(path, lambda file: _write_npy(file, values))
-
-
-def known(flow: Float[np.ndarray, "*b H W 2"]) -> Bool[np.ndarray, "*b H W"]:
-    """Where a flow `[..., H, W, 2]` is a displacement: both components finite and below 1e9 in magnitude. Pure."""
-    return np.asarray((np.abs(flow) < UNKNOWN).all(axis=-1))  # false for NaN and infinity too
 
 
 def _read_flo(path: Path) -> Float[np.ndarray, "H W 2"]:

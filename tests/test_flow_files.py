@@ -7,7 +7,8 @@ import struct
 import numpy as np
 import pytest
 
-from rtn_jax.flow_files import known, read_flow, write_flow
+from rtn_jax.flow_files import read_flow, write_flow
+from rtn_jax.metrics import known_flow
 
 SPECIAL = np.array([0.0, -0.0, 1e-45, -1e-42, 1e10, -1e10, 1e9, np.inf, -np.inf, 3.4e38, -1.5, 1 / 3], np.float32)
 
@@ -62,7 +63,7 @@ def test_nan_becomes_the_mark_of_unknown_in_flo_alone(tmp_path):
     for suffix, expected in ((".flo", [[[1e10, 2], [1e10, 1e10]]]), (".npy", flow)):
         write_flow(tmp_path / f"a{suffix}", flow)
         np.testing.assert_array_equal(read_flow(tmp_path / f"a{suffix}"), np.asarray(expected, np.float32))
-    assert not known(read_flow(tmp_path / "a.flo")).any()
+    assert not known_flow(read_flow(tmp_path / "a.flo")).any()
 
 
 def test_known_means_finite_and_below_the_mark():
@@ -71,8 +72,8 @@ def test_known_means_finite_and_below_the_mark():
         np.float32,
     )
     expected = [True, True, False, False, False, False, False, True]
-    np.testing.assert_array_equal(known(flow.reshape(2, 4, 2)), np.reshape(expected, (2, 4)))
-    np.testing.assert_array_equal(known(flow.reshape(2, 1, 4, 2)), np.reshape(expected, (2, 1, 4)))
+    np.testing.assert_array_equal(known_flow(flow.reshape(2, 4, 2)), np.reshape(expected, (2, 4)))
+    np.testing.assert_array_equal(known_flow(flow.reshape(2, 1, 4, 2)), np.reshape(expected, (2, 1, 4)))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, ">f4"])
@@ -91,7 +92,7 @@ def test_npy_in_another_order_of_axes(tmp_path):
 
 def test_what_is_too_large_for_float32_is_unknown(tmp_path):
     write_flow(tmp_path / "a.flo", np.full((1, 1, 2), 1e300))
-    assert not known(read_flow(tmp_path / "a.flo")).any()
+    assert not known_flow(read_flow(tmp_path / "a.flo")).any()
 
 
 def test_writes_whole_numbers_and_keeps_the_old_file_until_then(tmp_path, monkeypatch):

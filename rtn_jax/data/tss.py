@@ -25,8 +25,9 @@ from rtn_jax.data.files import FolderFiles
 from rtn_jax.data.pairs import Benchmark, Pair
 from rtn_jax.data.published import top_folder
 from rtn_jax.data.rows import Row, collect
-from rtn_jax.flow_files import known, read_flow
+from rtn_jax.flow_files import read_flow
 from rtn_jax.images import read_image
+from rtn_jax.metrics import known_flow
 
 FOLDER = "TSS_CVPR2016"
 SUBSETS = ("FG3DCar", "JODS", "PASCAL")
@@ -87,7 +88,7 @@ class TssFiles(FolderFiles):
         path, image = self.folder / f"{pair_id}.flo", f"{found['pair']}/image{found['side']}.png"
         flow = read_flow(path)
         _check_size(path, flow, self.folder / image, self.shape(image))
-        unknown = ~(known(flow) & self.mask(image))
+        unknown = ~(known_flow(flow) & self.mask(image))
         if unknown.all():
             raise ValueError(f"{path}: expected a flow that is known somewhere on the object, got none")
         flow[unknown] = np.nan

@@ -119,12 +119,9 @@ def nearest(features: ImageFeatures, *, mirrored: bool = False) -> Matcher:
             sampled_at = pixels_to_cells(resize_points(points, src_shape, config.image_shape), stride)
             best = _in_chunks(lambda chunk: _most_similar(volume, chunk), sampled_at)
             cells = np.stack(np.unravel_index(best, grid)[::-1], -1).astype(np.float64)
-            return _unmirrored(resize_points(cells_to_pixels(cells, stride), config.image_shape, tgt_shape), tgt_shape)
+            return _in_target(cells_to_pixels(cells, stride), config.image_shape, tgt_shape, mirrored)
 
         return Transfer(move, float(jnp.mean(jnp.max(volume, axis=-1))))
-
-    def _unmirrored(points: Points, shape: Shape) -> Points:
-        return flip_points(points, shape[1]) if mirrored else points
 
     return lambda pairs: [answer(pair) for pair in pairs]
 
@@ -136,8 +133,7 @@ def network(features: ImageFeatures, *, mirrored: bool = False) -> Matcher:
     def answer(flow: Flow, confidence: float, src_shape: Shape, tgt_shape: Shape) -> Transfer:
         def move(points: Points) -> Points:
             moved = carried(flow, resize_points(points, src_shape, config.image_shape))
-            there = resize_points(moved, config.image_shape, tgt_shape)
-            return flip_points(there, tgt_shape[1]) if mirrored else there
+            return _in_target(moved, config.image_shape, tgt_shape, mirrored)
 
         return Transfer(move, confidence)
 
@@ -151,6 +147,12 @@ def network(features: ImageFeatures, *, mirrored: bool = False) -> Matcher:
         return [answer(*parts) for parts in answers][: len(pairs)]
 
     return predict
+
+
+def _in_target(points: Points, image_shape: Shape, tgt_shape: Shape, mirrored: bool) -> Points:
+    """Points of the resized (and perhaps mirrored) target in pixels of the target as distributed."""
+    there: Points = resize_points(points, image_shape, tgt_shape)
+    return flip_points(there, tgt_shape[1]) if mirrored else there
 
 
 def carried(flow: Flow, points: Points) -> Points:

@@ -25,8 +25,8 @@ import numpy as np
 from rtn_jax.data.pairs import Benchmark, Pair
 from rtn_jax.data.rows import json_object, read_json_lines
 from rtn_jax.evaluation.matchers import Flow, Matcher, Points, Transfer, carried
-from rtn_jax.flow_files import SUFFIXES, known, read_flow, write_flow
-from rtn_jax.metrics import rescale_flow
+from rtn_jax.flow_files import SUFFIXES, read_flow, write_flow
+from rtn_jax.metrics import known_flow, rescale_flow
 
 POINTS_FILE = "predictions.jsonl"
 
@@ -241,4 +241,4 @@ def _checked(
 
 def _read(path: Path) -> Flow:
     flow = read_flow(path)
-    return np.where(known(flow)[..., None], flow, np.float32(np.nan))
+    return np.where(known_flow(flow)[..., None], flow, np.float32(np.nan))

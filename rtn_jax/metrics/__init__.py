@@ -5,7 +5,7 @@ in float64 and takes NumPy arrays, JAX arrays and lists alike.
 """
 
 from rtn_jax.metrics.figures import Figure
-from rtn_jax.metrics.flow import endpoint_error, flow_accuracy, rescale_flow
+from rtn_jax.metrics.flow import endpoint_error, flow_accuracy, known_flow, rescale_flow
 from rtn_jax.metrics.keypoints import PCK_KINDS, PckKind, correct_points, pck, pck_length, pck_name, point_errors
 from rtn_jax.metrics.masks import intersection_over_union, label_accuracy, localization_error, transfer_mask
 
@@ -17,6 +17,7 @@ __all__ = [
     "endpoint_error",
     "flow_accuracy",
     "intersection_over_union",
+    "known_flow",
     "label_accuracy",
     "localization_error",
     "pck",

@@ -18,6 +18,11 @@ _LONGER_SIDE = 100.0
 """Pixels that the longer side of the image measures in which the errors of `flow_accuracy` are expressed."""
 
 
+def known_flow(flow: Float[np.ndarray, "*b H W 2"]) -> Bool[np.ndarray, "*b H W"]:
+    """Where a flow `[..., H, W, 2]` is a displacement: both components finite and below 1e9 in magnitude."""
+    return np.asarray((np.abs(flow) < _UNKNOWN).all(axis=-1))  # false for NaN and infinity too
+
+
 def flow_accuracy(predicted: Any, true: Any, *, tgt_shape: Sequence[int], threshold: float = 5.0) -> float:
     """Share of the pixels of known flow whose predicted flow ends within `threshold` of the true one (inclusive).
 
@@ -62,7 +67,7 @@ def endpoint_error(predicted: Any, true: Any) -> Float[np.ndarray, "H W"]:
     """
     predicted, true = as_field("predicted", predicted), as_field("true", true)
     check_same_shape("predicted", predicted, "true", true)
-    known, answered = _known(true), _known(predicted)
+    known, answered = known_flow(true), known_flow(predicted)
     difference = np.where((known & answered)[..., None], predicted, 0) - np.where(known[..., None], true, 0)
     error = np.where(answered, np.hypot(difference[..., 0], difference[..., 1]), np.inf)
     return np.where(known, error, np.nan)
@@ -93,7 +98,7 @@ def rescale_flow(
     field, new = as_field("flow", flow), as_shape("shape", shape)
     old = field.shape[:2]
     from_tgt, to_tgt = (old, new) if tgt_shapes is None else (as_shape("tgt_shapes", s) for s in tgt_shapes)
-    field = np.where(_known(field)[..., None], field, np.nan)
+    field = np.where(known_flow(field)[..., None], field, np.nan)
     for axis in (0, 1):
         first, second, share = _neighbours(new[axis], old[axis])
         share = np.expand_dims(share, tuple(i for i in range(3) if i != axis))
@@ -114,7 +119,3 @@ def _neighbours(
     positions = resize_positions(to_length, from_length).round(9).clip(0, from_length - 1)
     first, second = np.floor(positions).astype(np.int64), np.ceil(positions).astype(np.int64)
     return first, second, positions - first
-
-
-def _known(flow: Float[np.ndarray, "H W 2"]) -> Bool[np.ndarray, "H W"]:
-    return np.asarray((np.abs(flow) < _UNKNOWN).all(axis=-1))

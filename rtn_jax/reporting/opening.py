@@ -33,12 +33,11 @@ class Opened:
 
     @cached_property
     def subject(self) -> dict[str, Any]:
-        """Everything the answers depend on."""
+        """Everything the answers depend on; a part of what `results.json` holds."""
         import jax
 
         from rtn_jax.version import __version__
 
-        # Its keys are those of `subject_of`.
         return {
             "dataset": self.benchmark.name,
             "data": self.data_hash,
@@ -122,14 +121,6 @@ def _params(config: EvaluateConfig) -> Params:
         params = checkpoints.load(str(config.ckpt))
     asked = {name: getattr(config, name) for name in ("image_size", "iterations", "compute_dtype")}
     return params.configure(**{name: value for name, value in asked.items() if value is not None})
-
-
-SUBJECT = ("dataset", "data", "weights", "config", "answers", "mirror_aware", "save_predictions", "versions")
-
-
-def subject_of(record: dict[str, Any]) -> dict[str, Any]:
-    """What the evaluation behind a `results.json` was of: `Opened.subject` of that time."""
-    return {name: record[name] for name in SUBJECT}
 
 
 def weights_hash(params: Params) -> str:

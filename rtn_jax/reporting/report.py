@@ -172,19 +172,17 @@ def _check_results(out: Path, opened: Opened) -> None:
     Raises:
         ValueError: it is of another, or of none.
     """
-    from rtn_jax.reporting.opening import subject_of
-
+    now = json.loads(json.dumps(opened.subject))
     try:
         there = json.loads((out / "results.json").read_text(encoding="utf-8"))
-        before = subject_of(there)
+        before = {name: there[name] for name in now}
     except FileNotFoundError:
-        before = None
+        before = now
         if (out / PREDICTIONS_FOLDER).exists() and not (out / "journal").exists():
             raise ValueError(f"out: {out / PREDICTIONS_FOLDER} is of something else; choose another folder") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"out: {out / 'results.json'} is not of evaluate.py; choose another folder") from error
-    now = json.loads(json.dumps(opened.subject))
-    if before is not None and before != now:
+    if before != now:
         changed = ", ".join(name for name in now if before[name] != now[name])
         raise ValueError(f"out: {out} holds results of another evaluation ({changed}); choose another folder")
     (out / "report.html").unlink(missing_ok=True)  # of other alphas or thresholds, perhaps

@@ -17,11 +17,11 @@ from scipy.ndimage import map_coordinates
 
 from rtn_jax.coordinates import Shape, outer_edges
 from rtn_jax.images import check_image
+from rtn_jax.metrics import known_flow
 
 MAX_STRETCH = 8.0
 """A triangle with a side longer than this many times the median is a tear of the mapping, not a surface."""
 
-_UNKNOWN = 1e9  # the benchmarks' flow files mark unknown motion by values from here on
 _INSIDE = -1e-6  # smallest barycentric coordinate of a pixel inside a triangle: its edges belong to it
 _CHUNK = 1 << 20  # candidate pixels at a time
 
@@ -36,7 +36,7 @@ def check_mapping(mapping: ArrayLike, shape: Shape | None = None, name: str = "m
     if array.ndim != 3 or array.shape[-1] != 2 or 0 in array.shape or (shape and array.shape[:2] != tuple(shape)):
         expected = f"[{shape[0]}, {shape[1]}, 2]" if shape else "[H, W, 2]"
         raise ValueError(f"{name}: expected an (x, y) for every pixel, {expected}, got shape {array.shape}")
-    array[~(np.abs(array) < _UNKNOWN).all(axis=-1)] = np.nan
+    array[~known_flow(array)] = np.nan
     return array
 
 
