@@ -69,6 +69,35 @@ def field_flow(
     return denormalize_vectors(field[..., 2], shape, normalization)
 
 
+def field_jacobian(
+    field: Float[Array, "b h w 2 3"], *, normalization: Normalization = "centers"
+) -> Float[Array, "b h w 2 2"]:
+    """The Jacobian of `p -> p + t(p)` in cells: what `A` would be if the translations alone told it.
+
+    `I + dt/dp` by central differences, one-sided at the borders; exact where `t` is affine in `p`. Along an axis of one
+    cell nothing is known and the derivative of `t` is zero.
+
+    Args:
+        field: `[b, h, w, 2, 3]`; its 2x2 part is not read.
+        normalization: the units of the translations.
+
+    Returns:
+        `[b, h, w, 2, 2]` in the dtype of `field`: rows x and y of the position, columns the derivatives by x and y.
+
+    Raises:
+        ValueError: for a field of another shape, or an unknown normalization.
+    """
+    flow = field_flow(field, field.shape[1:3], normalization=normalization)
+    rows, columns = 1, 2
+    return jnp.eye(2, dtype=flow.dtype) + jnp.stack([_derivative(flow, columns), _derivative(flow, rows)], -1)
+
+
+def _derivative(values: Float[Array, "*shape"], axis: int) -> Float[Array, "*shape"]:
+    if values.shape[axis] == 1:
+        return jnp.zeros_like(values)
+    return jnp.asarray(jnp.gradient(values, axis=axis))
+
+
 def warp_image(
     image: Num[Array | np.ndarray, "*b H W c"], mapping: Float[Array | np.ndarray, "*b h w 2"]
 ) -> Float[Array, "*b h w c"]:

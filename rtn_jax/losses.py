@@ -1,12 +1,21 @@
-"""Training losses: synthetic pairs with known ground truth, and the weak loss on real pairs."""
+"""Training losses: the weak one on real pairs, synthetic pairs with known ground truth, and a tie within the field.
+
+Each loss is taken per pair first and then averaged over the pairs, so that its value and gradient do not depend on how
+a batch is split over devices or accumulation steps.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
+
+from rtn_jax.affine import field_jacobian
+from rtn_jax.coordinates import Normalization, Shape
 
 
 def weak_loss(
@@ -25,7 +34,7 @@ def weak_loss(
         mask: `[b, h, w]`, 1 inside the source's object, 0 outside; all ones unless given.
         temperature: multiplies the cosines.
         reduction: `mean` over the masked cells of each pair, or `sum` over them as the release; then the mean over the
-            batch, so that a batch split over devices has the same loss.
+            pairs.
 
     Returns:
         A scalar; a pair whose mask is empty counts as zero.
@@ -35,18 +44,14 @@ def weak_loss(
 
     Source: RTN section 3.4; the release uses temperature 1 and sums.
     """
+    _check_reduction(reduction)
     if correlation.ndim != 4 or correlation.shape[-1] % 2 == 0:
         raise ValueError(f"correlation: expected [b, h, w, m] with a centre (m odd), got shape {correlation.shape}")
     mask = jnp.ones(correlation.shape[:3], correlation.dtype) if mask is None else mask
     if mask.shape != correlation.shape[:3]:
         raise ValueError(f"mask: expected {correlation.shape[:3]}, got {mask.shape}")
-    logits = temperature * correlation.astype(jnp.promote_types(correlation.dtype, jnp.float32))
-    cells = -jax.nn.log_softmax(logits)[..., logits.shape[-1] // 2] * mask
-    if reduction == "sum":
-        return cells.sum((1, 2)).mean()
-    if reduction == "mean":
-        return (cells.sum((1, 2)) / jnp.maximum(mask.sum((1, 2)), 1)).mean()
-    raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
+    logits = temperature * _at_least_single(correlation)
+    return _over_pairs(-jax.nn.log_softmax(logits)[..., logits.shape[-1] // 2], mask, reduction)
 
 
 def synthetic_loss(
@@ -56,30 +61,36 @@ def synthetic_loss(
     *,
     decay: float = 0.8,
     matrix_weight: float = 0.0,
+    reduction: str = "mean",
 ) -> Float[Array, ""]:
     """L1 between the field after every iteration and the field the pair was made with.
 
     Iteration `k` of all `K` (over all levels) weighs `decay^(K - k)`; the weights are normalised to sum to one.
 
     Args:
-        history: `Output.history`, per level the field after each iteration.
-        truth: per level, the true field on that grid: translations in the units of `history`, 2x2 parts in cells.
-        valid: per level, the cells whose true position lies inside the target.
+        history: `Output.history`, per level the field after each iteration, `[k, b, h, w, 2, 3]`.
+        truth: per level, the true field on that grid, `[b, h, w, 2, 3]`: translations in the units of `history`, 2x2
+            parts in cells.
+        valid: per level, `[b, h, w]`, the cells whose true position lies inside the target.
         decay: 0 supervises the last iteration alone, as the release does.
         matrix_weight: of the L1 on the 2x2 part, which a loss on translations alone lets drift away from the truth.
+        reduction: `mean` over the valid cells of each pair and the two coordinates (four entries of the 2x2 part), or
+            `sum` over both as the release; then the mean over the pairs.
 
     Returns:
-        The mean over valid cells and the two coordinates, in normalised units (1 is half the image).
+        A scalar, in normalised units (1 is half the image); a pair without a valid cell counts as zero.
 
     Raises:
-        ValueError: if levels or shapes do not fit.
+        ValueError: if levels or shapes do not fit, for a decay below zero, or an unknown reduction.
 
-    Source: the release's first stage (L1 on the final translations); the weighting of iterations is RAFT's.
+    Source: the release's first stage (summed L1 on the final translations); the weighting of iterations is RAFT's.
     """
-    if not len(history) == len(truth) == len(valid):
+    _check_reduction(reduction)
+    if not 0 < len(history) == len(truth) == len(valid):
         raise ValueError(
             f"history, truth, valid: expected one entry per level, got {len(history)}, {len(truth)}, {len(valid)}"
         )
+    over_entries = jnp.sum if reduction == "sum" else jnp.mean
     errors = []
     for fields, true, inside in zip(history, truth, valid, strict=True):
         if fields.shape[1:] != true.shape or inside.shape != true.shape[:3]:
@@ -87,13 +98,95 @@ def synthetic_loss(
                 f"truth, valid: expected {fields.shape[1:]} and {fields.shape[1:4]}, got {true.shape} and "
                 f"{inside.shape}"
             )
-        weights = inside.astype(true.dtype)
-        count = jnp.maximum(weights.sum(), 1)
-        difference = jnp.abs(fields - true)
-        translation = (difference[..., 2].mean(-1) * weights).sum((1, 2, 3)) / count
-        matrix = (difference[..., :2].mean((-1, -2)) * weights).sum((1, 2, 3)) / count
-        errors.append(translation + matrix_weight * matrix)
+        difference = jnp.abs(_at_least_single(fields) - true)
+        translation = over_entries(difference[..., 2], axis=-1)
+        matrix = over_entries(difference[..., :2], axis=(-1, -2))
+        errors.append(_over_pairs(translation + matrix_weight * matrix, inside, reduction))
+    return _over_iterations(errors, decay)
+
+
+def tie_loss(
+    fields: Sequence[Float[Array, "_ b _ _ 2 3"]],
+    mask: Float[Array, "b h w"] | None = None,
+    *,
+    normalization: Normalization = "centers",
+    decay: float = 0.8,
+) -> Float[Array, ""]:
+    """L1 between the 2x2 part of the field and the Jacobian of its own translations, after every iteration.
+
+    Nothing but the matching itself holds the 2x2 part on real pairs, and the weak loss can be lowered by turning and
+    stretching neighbourhoods; this asks them to turn and stretch as the field around them does.
+
+    The gradient goes to the 2x2 part alone, through no Jacobian: the translations are what matching teaches, and a
+    wrong 2x2 part must not bend them towards itself.
+
+    Args:
+        fields: `Output.history`, per level the field after each iteration, `[k, b, h, w, 2, 3]`.
+        mask: `[b, h, w]` on the last level's grid, 1 where the field counts, 0 elsewhere; all ones unless given. A cell
+            of a coarser grid counts by the share of it that the mask covers.
+        normalization: the units of the translations.
+        decay: of the weights of the iterations, as in `synthetic_loss`.
+
+    Returns:
+        A scalar: the mean over the four entries and the cells of each pair, then over the pairs. A pair whose mask is
+        empty counts as zero.
+
+    Raises:
+        ValueError: if shapes do not fit, for a decay below zero, or an unknown normalization.
+
+    Source: neither the paper nor the release has it.
+    """
+    if not fields:
+        raise ValueError("fields: expected at least one level, got none")
+    for level in fields:
+        if level.ndim != 6 or level.shape[-2:] != (2, 3):
+            raise ValueError(f"fields: expected [k, b, h, w, 2, 3] per level, got shape {level.shape}")
+    finest = fields[-1].shape[1:4]
+    mask = jnp.ones(finest, jnp.float32) if mask is None else mask
+    if mask.shape != finest:
+        raise ValueError(f"mask: expected {finest}, got {mask.shape}")
+    errors = []
+    for level in map(_at_least_single, fields):
+        jacobian = jax.vmap(partial(field_jacobian, normalization=normalization))(level)
+        difference = jnp.abs(level[..., :2] - jax.lax.stop_gradient(jacobian)).mean((-1, -2))
+        errors.append(_over_pairs(difference, _covered(mask, level.shape[2:4]), "mean"))
+    return _over_iterations(errors, decay)
+
+
+def _over_pairs(
+    cells: Float[Array, "*k b h w"], weights: Float[Array, "b h w"] | Bool[Array, "b h w"], reduction: str
+) -> Float[Array, "*k"]:
+    """The weighted sum or mean over each pair's cells, zero where no weight is; then the mean over the pairs."""
+    weights = weights.astype(cells.dtype)
+    total = (cells * weights).sum((-1, -2))
+    if reduction == "mean":
+        count = weights.sum((-1, -2))
+        total = total / jnp.where(count > 0, count, 1)
+    return total.mean(-1)
+
+
+def _over_iterations(errors: Sequence[Float[Array, " _"]], decay: float) -> Float[Array, ""]:
+    """The mean over the iterations of all levels, each weighing `decay` times as much as the next."""
+    if not decay >= 0:
+        raise ValueError(f"decay: expected at least 0, got {decay}")
     per_iteration = jnp.concatenate(errors)
-    steps_left = jnp.arange(per_iteration.size - 1, -1, -1)
-    importance = jnp.where(steps_left == 0, 1.0, decay**steps_left) if decay else (steps_left == 0).astype(jnp.float32)
-    return (importance * per_iteration).sum() / importance.sum()
+    importance = float(decay) ** np.arange(per_iteration.size - 1, -1, -1)  # 0^0 is 1
+    return (jnp.asarray(importance / importance.sum(), per_iteration.dtype) * per_iteration).sum()
+
+
+def _covered(mask: Float[Array, "b H W"], shape: Shape) -> Float[Array, "b h w"]:
+    """The share of every cell of a coarser grid over the same image that the mask covers."""
+    (rows, columns), (height, width) = mask.shape[1:], shape
+    if rows % height or columns % width:
+        raise ValueError(f"fields: expected grids that divide the last one, {(rows, columns)}, got {(height, width)}")
+    return mask.reshape(-1, height, rows // height, width, columns // width).mean((2, 4))
+
+
+def _at_least_single(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Half precision as single; sums over thousands of cells need it."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")

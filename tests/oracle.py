@@ -1,4 +1,4 @@
-"""The released network in slow, plain NumPy: what every other implementation is checked against.
+"""The released network and the training losses in slow, plain NumPy: what other implementations are checked against.
 
 Nothing here is shared with rtn_jax, not even the conventions' code: each formula is written out where it is used. All
 arrays are of one image (no batch axis) and keep the dtype they come in, so the same function gives the float64
@@ -313,3 +313,95 @@ def pck(pred: Iterable[Sequence[float]], true: Iterable[Sequence[float]], thresh
     """Share of points whose Euclidean distance to the truth is at most `threshold`."""
     correct = [math.hypot(p[0] - t[0], p[1] - t[1]) <= threshold for p, t in zip(pred, true, strict=True)]
     return sum(correct) / len(correct)
+
+
+def field_jacobian(field: Field, normalization: Normalization = "corners") -> Float[np.ndarray, "h w 2 2"]:
+    """The derivative of p -> p + t(p) in cells: from both neighbours of a cell, or from itself and the one it has."""
+    height, width = field.shape[:2]
+    units = pixels_per_unit(width, normalization), pixels_per_unit(height, normalization)
+    out = np.zeros((height, width, 2, 2), field.dtype)
+    for y in range(height):
+        for x in range(width):
+            left, right = max(x - 1, 0), min(x + 1, width - 1)
+            above, below = max(y - 1, 0), min(y + 1, height - 1)
+            for i in (0, 1):
+                ends = (field[y, left, i, 2], field[y, right, i, 2]), (field[above, x, i, 2], field[below, x, i, 2])
+                for j, ((first, last), cells) in enumerate(zip(ends, (right - left, below - above), strict=True)):
+                    moved = (last - first) * units[i] / cells if cells else 0
+                    out[y, x, i, j] = (1 if i == j else 0) + moved
+    return out
+
+
+def over_iterations(errors: Sequence[float], decay: float) -> float:
+    """The mean of the errors of all iterations, each weighing `decay` times as much as the next."""
+    importance = [decay ** (len(errors) - 1 - k) for k in range(len(errors))]
+    return sum(i * e for i, e in zip(importance, errors, strict=True)) / sum(importance)
+
+
+def synthetic_loss(
+    history: Sequence[Float[np.ndarray, "k h w 2 3"]],
+    truth: Sequence[Field],
+    valid: Sequence[Shaped[np.ndarray, "h w"]],
+    *,
+    decay: float,
+    matrix_weight: float,
+    reduction: Literal["mean", "sum"],
+) -> float:
+    """L1 between every field of one pair and the truth over the valid cells, the iterations of all levels weighted."""
+    errors = []
+    for fields, true, inside in zip(history, truth, valid, strict=True):
+        for field in fields:
+            translations, matrices = [], []
+            for y in range(true.shape[0]):
+                for x in range(true.shape[1]):
+                    if inside[y, x]:
+                        for i in (0, 1):
+                            translations.append(abs(field[y, x, i, 2] - true[y, x, i, 2]))
+                            matrices += [abs(field[y, x, i, j] - true[y, x, i, j]) for j in (0, 1)]
+            if reduction == "sum" or not translations:
+                errors.append(sum(translations) + matrix_weight * sum(matrices))
+            else:
+                errors.append(sum(translations) / len(translations) + matrix_weight * sum(matrices) / len(matrices))
+    return over_iterations(errors, decay)
+
+
+def tie_loss(
+    fields: Sequence[Float[np.ndarray, "k h w 2 3"]],
+    masks: Sequence[Float[np.ndarray, "h w"]],
+    *,
+    normalization: Normalization,
+    decay: float,
+) -> float:
+    """L1 between the 2x2 part of every field of one pair and the Jacobian of its translations, cells weighted."""
+    errors = []
+    for level, mask in zip(fields, masks, strict=True):
+        for field in level:
+            jacobian, error = field_jacobian(field, normalization), 0.0
+            for y in range(mask.shape[0]):
+                for x in range(mask.shape[1]):
+                    entries = [abs(field[y, x, i, j] - jacobian[y, x, i, j]) for i in (0, 1) for j in (0, 1)]
+                    error += mask[y, x] * sum(entries) / 4
+            errors.append(error / mask.sum() if mask.any() else 0.0)
+    return over_iterations(errors, decay)
+
+
+def recolour(
+    photo: Float[np.ndarray, "H W 3"], brightness: float, contrast: float, saturation: float, hue: float
+) -> Float[np.ndarray, "H W 3"]:
+    """Brightness, contrast and saturation multiplied and the hue turned by so many degrees, pixel by pixel."""
+
+    def grey(colour: np.ndarray) -> float:
+        return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+
+    height, width, _ = photo.shape
+    pixels = [(y, x) for y in range(height) for x in range(width)]
+    mean = sum(brightness * grey(photo[at]) for at in pixels) / len(pixels)
+    axis, angle = np.ones(3) / math.sqrt(3), math.radians(hue)
+    out = np.zeros_like(photo)
+    for at in pixels:
+        colour = mean + contrast * (brightness * photo[at] - mean)
+        colour = grey(colour) + saturation * (colour - grey(colour))
+        along = axis * np.dot(axis, colour)
+        turned = along + math.cos(angle) * (colour - along) + math.sin(angle) * np.cross(axis, colour)
+        out[at] = np.minimum(np.maximum(turned, 0), 255)
+    return out

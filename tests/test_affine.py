@@ -11,6 +11,7 @@ from jax.test_util import check_grads
 from rtn_jax.affine import (
     add_residual,
     field_flow,
+    field_jacobian,
     field_statistics,
     identity_field,
     resize_field,
@@ -18,7 +19,7 @@ from rtn_jax.affine import (
     transfer_points,
     warp_image,
 )
-from rtn_jax.coordinates import pixel_grid
+from rtn_jax.coordinates import normalize_vectors, pixel_grid
 from tests import oracle
 
 
@@ -111,6 +112,67 @@ def test_statistics_by_hand():
     np.testing.assert_allclose(statistics["folded"], 0.5)  # a collapsed cell counts
 
 
+# --- field_jacobian
+
+JACOBIAN = jax.jit(field_jacobian, static_argnames="normalization")
+
+
+@pytest.mark.parametrize("normalization", ["corners", "centers"])
+@pytest.mark.parametrize("shape", [(4, 5), (2, 3), (1, 4), (4, 1), (1, 1)])
+def test_jacobian_equals_the_slow_loop(rng, shape, normalization):
+    field = rng.standard_normal((2, *shape, 2, 3)).astype(np.float32)
+    expected = np.stack([oracle.field_jacobian(one.astype(np.float64), normalization) for one in field])
+    got = JACOBIAN(jnp.asarray(field), normalization=normalization)
+    assert got.shape == (2, *shape, 2, 2)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "normalization"), [((5, 7), "centers"), ((2, 3), "corners")])
+def test_jacobian_of_an_affine_field_is_its_matrix_everywhere(x64, shape, normalization):
+    """p -> M p + c, borders and corners included; M is not symmetric, the grid is not square."""
+    matrix = np.array([[1.2, -0.3], [0.5, 0.8]])
+    grid = pixel_grid(shape, np.float64)
+    t = normalize_vectors(grid @ matrix.T + np.array([2.0, -1.0]) - grid, shape, normalization)
+    field = jnp.asarray(np.concatenate([np.full((*shape, 2, 2), 9.0), t[..., None]], -1))[None]
+    got = JACOBIAN(field, normalization=normalization)
+    np.testing.assert_allclose(got[0], np.broadcast_to(matrix, (*shape, 2, 2)), atol=1e-12)
+    np.testing.assert_allclose(oracle.field_jacobian(np.asarray(field[0]), normalization), got[0], atol=1e-12)
+
+
+def test_jacobian_by_hand():
+    """One row of four cells: 1 unit is 2 cells; x moves by 0, 2, 6, 6 cells, y by 1 each. Nothing is known along y."""
+    t = jnp.array([[0.0, 2], [1, 2], [3, 2], [3, 2]])
+    field = jnp.concatenate([jnp.zeros((1, 1, 4, 2, 2)), t[None, None, :, :, None]], -1)
+    got = field_jacobian(field)
+    np.testing.assert_array_equal(got[0, 0, :, 0, 0], [1 + 2, 1 + 3, 1 + 2, 1 + 0])
+    np.testing.assert_array_equal(got[0, 0, :, 1], [[0, 1]] * 4)
+    np.testing.assert_array_equal(got[0, 0, :, 0, 1], 0)
+
+
+def test_jacobian_of_fields_that_move_as_one_is_the_identity(field):
+    still = identity_field(2, (3, 4)).at[..., 2].set(0.7)
+    for normalization in ("corners", "centers"):
+        identity = np.broadcast_to(np.eye(2), (2, 3, 4, 2, 2))
+        np.testing.assert_allclose(JACOBIAN(still, normalization=normalization), identity, atol=1e-6)
+    np.testing.assert_array_equal(JACOBIAN(field.at[..., :2].set(5)), JACOBIAN(field))
+
+
+def test_jacobian_gradients_jit_and_batch(x64, rng):
+    field = jnp.asarray(rng.standard_normal((2, 3, 4, 2, 3)))
+    np.testing.assert_allclose(JACOBIAN(field), field_jacobian(field), atol=1e-12)
+    np.testing.assert_allclose(JACOBIAN(field[1:]), JACOBIAN(field)[1:], atol=1e-12)
+    check_grads(JACOBIAN, (field,), order=1, modes=("fwd", "rev"))
+
+
+def test_an_unknown_normalization_is_refused(unchecked, field):
+    with pytest.raises(ValueError, match=r"^normalization: expected 'corners' or 'centers', got 'edges'"):
+        field_jacobian(field, normalization="edges")
+
+
+# --- shapes
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -118,6 +180,7 @@ def test_statistics_by_hand():
         lambda field: resize_field(field, (6, 8)),
         sampling_positions,
         lambda field: field_flow(field, (3, 4)),
+        field_jacobian,
         field_statistics,
     ],
 )

@@ -136,6 +136,21 @@ def test_each_key_makes_its_own_warp(warps):
     assert np.unique(np.asarray(warps.affine), axis=0).shape == (4, 2, 3)
 
 
+def test_a_seed_goes_on_meaning_the_same_warp():
+    """Runs that are continued, and figures that are repeated, rest on it: a change here is one users must be told."""
+    warp = random_warps(jax.vmap(jax.random.key)(np.array([7, 2**32 - 1], np.uint32)), WarpRange())
+    affine = [
+        [[1.192495, -0.25301516, -0.21493272], [-0.04149183, 1.0092286, -0.14676848]],
+        [[1.1624674, -0.00123911, 0.10999327], [-0.38399404, 0.82824033, 0.29845068]],
+    ]
+    corners = [
+        [[-0.04030967, -0.09320512], [0.08710179, -0.03938789]],
+        [[0.06967755, -0.01794841], [-0.04030244, -0.08070423]],
+    ]
+    np.testing.assert_allclose(warp.affine, affine, atol=1e-6)
+    np.testing.assert_allclose(warp.bend[:, [0, 8]], corners, atol=1e-6)
+
+
 def test_no_range_is_no_warp():
     limits = WarpRange(scale=(1.0, 1.0), rotation=0.0, shear=0.0, translation=0.0, bend=0.0)
     warp = random_warps(keys(3), limits)
