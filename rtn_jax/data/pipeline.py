@@ -1,26 +1,24 @@
 """Batches for training, as a grain data set: shuffled by a seed, shared among hosts, and any of them at hand.
 
-Batch `i` is a pure function of source, seed, batch size and `i`, whatever was read before and by whom.
+Batch `i` is a pure function of source, seed, batch size and `i`, whatever was read before and by whom. It is made of
+draws (`draws.py`): host `h` of `n` takes the draws `h, h + n, h + 2 n, ...`, so that the hosts' `i`-th batches are
+together what a single host has as its `i`-th.
 
-Draw `j` is item number `j` of the epochs' shuffled orders one after another, with random numbers from the seed and `j`.
-Host `h` of `n` takes the draws `h, h + n, h + 2 n, ...`, so that the hosts' `i`-th batches are together what a single
-host has as its `i`-th.
+A photo that cannot be read does not end training: something else is drawn in its place, the batch says so, and
+`Batches.replaced` tells what and why. Processes that read say nothing themselves; it is for the one that trains to log.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 
-from rtn_jax.coordinates import Shape, outer_edges, resize_points
-from rtn_jax.data.files import ArrayFiles, FolderFiles
-from rtn_jax.data.pairs import Files, Pair
-from rtn_jax.data.sources import BuiltinFiles, Pairs, Photos
-from rtn_jax.images import read_resized, resize, to_uint8
+from rtn_jax.coordinates import Shape
+from rtn_jax.data.draws import UNREADABLE, Chosen, Draws, PairDraws, PhotoDraws, PhotoReader
+from rtn_jax.data.sources import Pairs, Photos
 
 if TYPE_CHECKING:
     import grain
@@ -36,6 +34,96 @@ WITHOUT_END = 2**48
 """Draws; a number that a float still holds, in which grain counts batches."""
 
 
+@dataclass(frozen=True)
+class Replaced:
+    """A photo or a pair that could not be read."""
+
+    name: str
+    """As in `Batches.names`."""
+    instead: str
+    """What was taken in its place."""
+    reason: str
+    """The reader's message, one line that names the file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Batches without end: `batches[i]` is batch `i`, of several hosts this one's share of it. Picklable.
+
+    Raises:
+        ValueError: if a batch cannot be split evenly over the hosts, or there is no such host.
+    """
+
+    draws: Draws
+    batch_size: int
+    """Of all hosts together."""
+    shard: tuple[int, int] = (0, 1)
+    """Which host of how many this is."""
+
+    def __post_init__(self) -> None:
+        host, hosts = self.shard
+        if not 0 <= host < hosts:
+            raise ValueError(f"shard: expected (host, hosts) with 0 <= host < hosts, got {self.shard}")
+        if self.batch_size % hosts:
+            raise ValueError(f"batch_size: {self.batch_size} pairs cannot be split evenly over {hosts} hosts")
+
+    def __reduce__(self) -> tuple[Any, ...]:  # grain's data sets cannot be pickled once they have been used
+        return Batches, (self.draws, self.batch_size, self.shard)
+
+    @property
+    def items(self) -> int:
+        """Length of an epoch: photos or pairs."""
+        return len(self.draws)
+
+    @functools.cached_property
+    def dataset(self) -> grain.MapDataset[Batch]:
+        """The batches as grain has them."""
+        import grain
+
+        host, hosts = self.shard
+        return grain.MapDataset.range(WITHOUT_END).map(self.draws)[host::hosts].batch(self.batch_size // hosts)
+
+    def __getitem__(self, i: int) -> Batch:
+        """Batch `i`, read now.
+
+        Raises:
+            ValueError: if neither a photo nor anything drawn in its place can be read; the message names the file.
+        """
+        return self.dataset[i]
+
+    def names(self, i: int, batch: Batch | None = None) -> tuple[str, ...]:
+        """What this host's batch `i` is made of, without reading a photo.
+
+        Args:
+            i: its number.
+            batch: batch `i`, if it has been read: then the names are of what it holds, not of what was replaced.
+
+        Returns:
+            Names of photos, or of pairs as `src -> tgt`, with ` (mirrored)` after them where both photos are.
+        """
+        indices = self._indices(i)
+        attempts = [0] * len(indices) if batch is None else batch["attempts"].tolist()
+        return tuple(self.draws.choose(*which).name for which in zip(indices, attempts, strict=True))
+
+    def replaced(self, i: int, batch: Batch) -> list[Replaced]:
+        """What could not be read of batch `i`, once it has been read; nothing, of nearly every batch.
+
+        Whatever was drawn in place of a photo or pair and could not be read either has an entry of its own: there are
+        as many as `batch["attempts"]` adds up to. Reads them again, for the reasons.
+        """
+        found = []
+        for index, attempts in zip(self._indices(i), batch["attempts"].tolist(), strict=True):
+            if attempts:
+                *failed, taken = (self.draws.choose(index, attempt) for attempt in range(attempts + 1))
+                found += [Replaced(chosen.name, taken.name, _reason(chosen)) for chosen in failed]
+        return found
+
+    def _indices(self, i: int) -> range:
+        """Numbers of this host's draws."""
+        host, hosts = self.shard
+        return range(i * self.batch_size + host, (i + 1) * self.batch_size + host, hosts)
+
+
 def photo_batches(
     source: Photos,
     shape: Shape,
@@ -44,8 +132,8 @@ def photo_batches(
     seed: int,
     shard: tuple[int, int] = (0, 1),
     kept_bytes: int = KEPT_BYTES,
-) -> grain.MapDataset[Batch]:
-    """Batches for the synthetic stage, without end: `batches[i]` is batch `i`.
+) -> Batches:
+    """Batches for the synthetic stage.
 
     Args:
         source: the photos, each once per epoch.
@@ -56,13 +144,14 @@ def photo_batches(
         kept_bytes: memory for photos that are kept for the next epoch, per process.
 
     Returns:
-        Dicts of `photos` uint8 `[b, H, W, 3]` and `seeds` uint32 `[b]`, of their warps.
+        Dicts of `photos` uint8 `[b, H, W, 3]`, `seeds` uint32 `[b]`, of their warps, and `attempts` int32 `[b]`: how
+        many photos could not be read before the one that is there, 0 where nothing was wrong.
 
     Raises:
-        ValueError: if the batch cannot be split evenly over the hosts; later, for a photo that cannot be read.
+        ValueError: as `Batches`.
     """
-    draw = _DrawPhoto(PhotoReader(source.files, shape, kept_bytes), source.names, seed, batch_size)
-    return _batches(draw, batch_size, shard)
+    read = PhotoReader(source.files, shape, kept_bytes)
+    return Batches(PhotoDraws(read, source.names, seed, batch_size), batch_size, shard)
 
 
 def pair_batches(
@@ -73,119 +162,21 @@ def pair_batches(
     seed: int,
     shard: tuple[int, int] = (0, 1),
     kept_bytes: int = KEPT_BYTES,
-) -> grain.MapDataset[Batch]:
-    """Batches for the weak stage, without end, as `photo_batches`.
+) -> Batches:
+    """Batches for the weak stage; arguments and errors as `photo_batches`.
 
     Returns:
-        Dicts of `src`, `tgt` uint8 `[b, H, W, 3]` and `src_box` float32 `[b, 4]`: (left, top, right, bottom) of the
-        object in pixels of the resized source, the whole image where it is not known.
-
-    Raises:
-        ValueError: as `photo_batches`.
+        Dicts of `src`, `tgt` uint8 `[b, H, W, 3]`; `src_box` float32 `[b, 4]`: (left, top, right, bottom) of the object
+        in pixels of the resized source, the whole image where it is not known; `seeds` uint32 `[b]`, for whatever is
+        random on the device; `attempts` int32 `[b]`: how many pairs could not be read before the one that is there.
     """
-    draw = _DrawPair(PhotoReader(source.files, shape, kept_bytes), source, seed)
-    return _batches(draw, batch_size, shard)
+    return Batches(PairDraws(PhotoReader(source.files, shape, kept_bytes), source, seed), batch_size, shard)
 
 
-def _batches(draw: Callable[[int], Batch], batch_size: int, shard: tuple[int, int]) -> grain.MapDataset[Batch]:
-    import grain
-
-    host, hosts = shard
-    if batch_size % hosts:
-        raise ValueError(f"batch_size: {batch_size} pairs cannot be split evenly over {hosts} hosts")
-    draws = grain.MapDataset.range(WITHOUT_END).map(draw)
-    return draws[host::hosts].batch(batch_size // hosts)
-
-
-@functools.lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, items: int) -> Int[np.ndarray, " n"]:
-    """The shuffled items of an epoch.
-
-    Not grain's own shuffle, whose time grows as the items get few: 4 ms for each of 13, longer than reading a photo.
-    """
-    return np.random.default_rng((seed, epoch)).permutation(items)
-
-
-def _shuffled(seed: int, index: int, items: int) -> int:
-    """Which item draw number `index` is: every item once per epoch."""
-    epoch, place = divmod(index, items)
-    return int(_order(seed, epoch, items)[place])
-
-
-class PhotoReader:
-    """Reads a photo by its name, resized; keeps as many as fit into its memory. Picklable, without what it keeps."""
-
-    def __init__(self, files: Files, shape: Shape, kept_bytes: int) -> None:
-        self.files, self.shape, self.kept_bytes = files, tuple(shape), kept_bytes
-        self._read = functools.lru_cache(maxsize=kept_bytes // (3 * shape[0] * shape[1]))(self._decode)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return PhotoReader, (self.files, self.shape, self.kept_bytes)
-
-    def __call__(self, name: str) -> UInt8[np.ndarray, "H W 3"]:
-        """The photo, read-only.
-
-        Raises:
-            ValueError: if it cannot be read; the message names the file.
-        """
-        return self._read(name)
-
-    def _decode(self, name: str) -> UInt8[np.ndarray, "H W 3"]:
-        if isinstance(self.files, ArrayFiles | BuiltinFiles):
-            photo = to_uint8(resize(self.files.image(name), self.shape))
-        elif isinstance(self.files, FolderFiles):
-            photo = read_resized(self.files.folder / name, self.shape)
-        else:
-            photo = read_resized(self.files.encoded(name), self.shape, name)
-        photo.flags.writeable = False
-        return photo
-
-
-class _DrawPhoto:
-    """One photo to warp, and the seed of its warp."""
-
-    def __init__(self, read: PhotoReader, names: tuple[str, ...], seed: int, batch_size: int) -> None:
-        self.read, self.names, self.seed, self.batch_size = read, names, seed, batch_size
-
-    def __call__(self, index: int) -> Batch:
-        item = _shuffled(self.seed, index, len(self.names))
-        step, place = divmod(index, self.batch_size)
-        # A step's seeds are drawn together, as they have been since 0.1: a seed goes on meaning the same run.
-        warps = _generator(self.seed, step).integers(2**32, size=self.batch_size, dtype=np.uint32)
-        return {"photos": self.read(self.names[item]), "seeds": np.asarray(warps[place])}
-
-
-class _DrawPair:
-    """Two photos of a pair, mirrored where the pair says so, and the source's box."""
-
-    def __init__(self, read: PhotoReader, source: Pairs, seed: int) -> None:
-        self.read, self.source, self.seed = read, source, seed
-
-    def __call__(self, index: int) -> Batch:
-        item = _shuffled(self.seed, index, len(self.source))
-        pair = self.source.pair(item, _generator(self.seed, index))
-        src, tgt = self.read(pair.src), self.read(pair.tgt)
-        return {
-            "src": _mirrored(src) if pair.src_flipped else src,
-            "tgt": _mirrored(tgt) if pair.tgt_flipped else tgt,
-            "src_box": self._box(pair),
-        }
-
-    def _box(self, pair: Pair) -> Float[np.ndarray, " 4"]:
-        if pair.src_box is None:
-            return np.concatenate(outer_edges(self.read.shape)).astype(np.float32)
-        corners = resize_points(pair.src_box.reshape(2, 2), self.source.files.shape(pair.src), self.read.shape)
-        return np.asarray(corners, np.float32).reshape(4)
-
-
-def _generator(seed: int, index: int) -> np.random.Generator:
-    """Of a draw; the third number keeps it apart from the epochs' orders."""
-    return np.random.default_rng((seed, index, 1))
-
-
-def _mirrored(photo: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Left to right; channel by channel, which takes a third of the time that copying `photo[:, ::-1]` does."""
-    mirrored = np.empty_like(photo)
-    for channel in range(3):
-        mirrored[..., channel] = photo[:, ::-1, channel]
-    return mirrored
+def _reason(chosen: Chosen) -> str:
+    """Why it cannot be read."""
+    try:
+        chosen.load()
+    except UNREADABLE as error:
+        return str(error)
+    return f"{chosen.name}: could not be read, though it could when it was tried again"

@@ -6,6 +6,7 @@ influence on them, and the position of a stream is one whole number.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import shutil
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rtn_jax.data.pipeline import Batch
+from rtn_jax.data.pipeline import Batch, Batches
 
 if TYPE_CHECKING:
     import grain
@@ -32,7 +33,7 @@ class Stream:
     """Batches one after another, made ahead of time in this process or in others; to be used in a `with` statement.
 
     Leaving it ends the worker processes. They also end when this process does, however that happens, and they ignore
-    Ctrl-C, which is this process's to act on.
+    Ctrl-C, which is this process's to act on. They log nothing: what was replaced, the batch tells.
 
     Args:
         batches: of `photo_batches` or `pair_batches`.
@@ -40,7 +41,7 @@ class Stream:
         workers: processes that read; 0: a thread of this one.
     """
 
-    def __init__(self, batches: grain.MapDataset[Batch], *, position: int = 0, workers: int = 0) -> None:
+    def __init__(self, batches: Batches, *, position: int = 0, workers: int = 0) -> None:
         self.position = position
         """Number of the next batch: what to keep with a checkpoint, and to open a stream at, to go on from there."""
         self._batches, self._workers = batches, workers
@@ -50,9 +51,9 @@ class Stream:
         """Starts reading.
 
         Raises:
-            ValueError: if there is too little shared memory for the workers, or a photo cannot be read.
+            ValueError: if there is too little shared memory for the workers, or a batch cannot be read.
         """
-        batches = self._batches[self.position :]
+        batches = self._batches.dataset[self.position :]
         if self._workers:
             _check_shared_memory(sum(array.nbytes for array in batches[0].values()), self._workers)
         self._iterator = _in_processes(batches, self._workers) if self._workers else _in_thread(batches)
@@ -71,7 +72,7 @@ class Stream:
         """The next batch.
 
         Raises:
-            ValueError: for a photo that cannot be read; the message names the file.
+            ValueError: as `Batches.__getitem__`: neither a photo nor anything drawn in its place can be read.
         """
         if self._iterator is None:
             raise RuntimeError("a stream gives batches inside its `with` statement only")
@@ -102,6 +103,8 @@ def _in_processes(batches: grain.MapDataset[Batch], workers: int) -> grain.Datas
 def _begin_worker(worker: int, workers: int) -> None:
     """Runs first in every worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What there is to say of a photo, the parent says once (`Batches.replaced`), not every worker at every reading.
+    logging.getLogger("rtn_jax").setLevel(logging.CRITICAL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,14 +86,37 @@ def test_workers_change_nothing_and_a_position_is_theirs_too(batches):
     _gone(children)
 
 
-def test_a_bad_photo_ends_the_stream_and_is_named(folder, tmp_path):
-    for file in folder.rglob("*.png"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:60])
-    bad = photo_batches(photo_source(str(tmp_path)), SHAPE, batch_size=1, seed=0)
-    for workers in (0, 1):
-        with Stream(bad, workers=workers) as reading, pytest.raises(ValueError, match=r"3\.png: damaged"):
-            collections.deque(reading, maxlen=0)
+def cut(folder, path, names):
+    """A copy of the folder where those photos are cut off."""
+    shutil.copytree(folder, path, dirs_exist_ok=True)
+    for name in names:
+        (path / name).write_bytes((path / name).read_bytes()[:60])
+    return path
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_photo_is_replaced_alike_by_any_process_and_none_says_so(folder, tmp_path, capfd, workers):
+    bad = pair_batches(pair_source(str(cut(folder, tmp_path, ["class1/3.png"]))), SHAPE, batch_size=3, seed=2)
+    told = []
+    with Stream(bad, workers=workers) as reading:
+        for i in range(6):
+            batch = next(reading)
+            equal(batch, bad[i])
+            told += bad.replaced(i, batch)
+    assert told
+    assert all("3.png: damaged" in entry.reason for entry in told)
+    assert "3.png" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_folder_ends_the_stream_and_is_named(folder, tmp_path, workers):
+    names = [str(file.relative_to(folder)) for file in folder.rglob("*.png")]
+    bad = photo_batches(photo_source(str(cut(folder, tmp_path, names))), SHAPE, batch_size=1, seed=0)
+    with (
+        pytest.raises(ValueError, match=r"\d\.png: damaged .*; nor could what was drawn in its place"),
+        Stream(bad, workers=workers) as it,
+    ):
+        next(it)
 
 
 def test_batches_are_given_inside_the_with_statement_only(batches):
