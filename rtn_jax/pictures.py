@@ -1,16 +1,20 @@
-"""Pictures of what a network does: held-out matches, and one pair of photos."""
+"""Pictures of what a network does: matches in a benchmark's pairs, and one pair of photos."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
 from rtn_jax.coordinates import Shape, shrunk_shape
-from rtn_jax.data.pairs import Benchmark
+from rtn_jax.data.pairs import Benchmark, Pair
+from rtn_jax.evaluation import ImageFeatures, network
+from rtn_jax.evaluation.matchers import BATCH, Points
 from rtn_jax.images import resize
-from rtn_jax.model import Output, encode, match, transfer_keypoints
+from rtn_jax.metrics import known_flow
+from rtn_jax.model import Output, encode, match
 from rtn_jax.params import Params
 from rtn_jax.visualize import draw_matches, match_figure, sample_grid_points
 
@@ -24,14 +28,23 @@ _GAP = 10
 def matches_picture(
     params: Params, benchmark: Benchmark, *, rows: int = 4, points: int = 12
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Predicted and true matches of a few pairs of a keypoint benchmark, evenly spread, one below the other."""
+    """Predicted matches of a few pairs of a benchmark, evenly spread, one below the other; true ones where known.
+
+    A network that answers NaN has no matches to show.
+
+    Raises:
+        ValueError: if a file of the benchmark cannot be read.
+    """
+    count = len(benchmark.pairs)
+    shown = [benchmark.pairs[round(i)] for i in np.linspace(0, count - 1, min(rows, count)).tolist()]
+    params = jax.device_put(jax.tree.map(np.asarray, params))  # those of a run are on all devices: one will do
+    matcher = network(ImageFeatures(params, benchmark.files))  # at one size: pairs of any sizes share its program
+    transfers = [transfer for i in range(0, len(shown), BATCH) for transfer in matcher(shown[i : i + BATCH])]
     strips = []
-    for pair in benchmark.pairs[:: max(1, len(benchmark.pairs) // rows)][:rows]:
+    for pair, transfer in zip(shown, transfers, strict=True):
         src, tgt = benchmark.files.image(pair.src), benchmark.files.image(pair.tgt)
-        src_points, tgt_points = np.asarray(pair.src_points), np.asarray(pair.tgt_points)
-        chosen = np.random.default_rng(0).permutation(len(src_points))[:points]
-        predicted = np.asarray(transfer_keypoints(_match(params, src, tgt), src_points[chosen]))
-        strips.append(draw_matches(src, tgt, src_points[chosen], predicted, true_points=tgt_points[chosen]))
+        src_points, true_points = _chosen_points(benchmark, pair, points)
+        strips.append(draw_matches(src, tgt, src_points, transfer.move(src_points), true_points=true_points))
     return _stacked(strips)
 
 
@@ -44,6 +57,20 @@ def pair_picture(
     confidence = np.asarray(out.confidence[0])
     chosen = sample_grid_points(src.shape[:2], points, confidence=confidence)
     return match_figure(src, tgt, np.asarray(out.mapping[0]), confidence=confidence, points=chosen)
+
+
+def _chosen_points(benchmark: Benchmark, pair: Pair, count: int) -> tuple[Points, Points | None]:
+    """Up to `count` points of a pair's source, and where they truly lie in the target, if that is known."""
+    if pair.src_points is not None and pair.tgt_points is not None:
+        chosen = np.random.default_rng(0).permutation(len(pair.src_points))[:count]
+        return pair.src_points[chosen], pair.tgt_points[chosen]
+    if pair.has_flow:
+        flow = benchmark.files.flow(pair.id)
+        points = np.rint(sample_grid_points(known_flow(flow), count)).astype(np.float64)
+        x, y = points.astype(int).T
+        return points, points + flow[y, x]
+    place = benchmark.files.mask(pair.src) if pair.has_masks else benchmark.files.shape(pair.src)
+    return sample_grid_points(place, count).astype(np.float64), None
 
 
 def _match(params: Params, src: Any, tgt: Any) -> Output:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = sorted((ROOT / "rtn_jax").rglob("*.py"))
 
 LAYERS = (  # a module may import those of its own layer and of the layers above it
-    {"coordinates", "version"},
+    {"coordinates", "version", "locks", "atomic"},
     {"sampling", "metrics"},
     {"affine", "correlation", "convolution", "config", "images"},
     {"flow_files"},

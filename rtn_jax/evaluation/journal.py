@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import threading
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from rtn_jax import locks
 from rtn_jax.evaluation.scores import Answer
 
 FOLDER = "journal"
@@ -119,22 +119,13 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def _lock(path: Path) -> None:
-    """Keeps a journal for this process, until it ends however it may; where the system has no such locks, trusts.
+    """Keeps a journal for this process.
 
     Raises:
         ValueError: if another process has it.
     """
-    try:
-        import fcntl
-    except ImportError:
-        return
-    # A file of its own: such a lock is lost when any descriptor of the file is closed. This one stays open for good.
-    descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the process, which may lock again what it has
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise ValueError(f"out: another process is writing {path}") from error
+    if not locks.hold(path.with_suffix(".lock")):  # a file of its own: a lock goes when its file is closed
+        raise ValueError(f"out: another process is writing {path}")
 
 
 def _to_json(given: Answer) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from rtn_jax.sampling import bilinear_sample
 
 Points = Float[np.ndarray, "n 2"]
 Flow = Float[np.ndarray, "H W 2"]
+Field = Float[np.ndarray, "h w 2 3"]
 
 BATCH = 4
 """Pairs matched at once."""
@@ -49,6 +50,8 @@ class Transfer:
     """
     given_flow: Callable[[], Flow] | None = None
     """The flow of every source pixel where it is known as such, and not by asking for points."""
+    affine: Field | None = None
+    """`network`: its final field (`Output.affine`)."""
 
     def flow(self, shape: Shape) -> Flow:
         """Displacement of every pixel of the source, whose (height, width) is `shape`, float32 as files hold it."""
@@ -61,7 +64,9 @@ class Transfer:
         if self.given_flow is not None:
             return self.given_flow()
         grid = pixel_grid(shape, np.float64)
-        return (self.move(grid.reshape(-1, 2)).reshape(grid.shape) - grid).astype(np.float32)
+        moved = self.move(grid.reshape(-1, 2)).reshape(grid.shape)
+        with np.errstate(over="ignore"):  # a network that has diverged: infinite is as wrong as far outside
+            return (moved - grid).astype(np.float32)
 
 
 Matcher = Callable[[Sequence[Pair]], list[Transfer]]
@@ -130,12 +135,12 @@ def network(features: ImageFeatures, *, mirrored: bool = False) -> Matcher:
     """The recurrent network. `mirrored` matches against the target's mirror image."""
     config = features.params.config
 
-    def answer(flow: Flow, confidence: float, src_shape: Shape, tgt_shape: Shape) -> Transfer:
+    def answer(flow: Flow, affine: Field, confidence: float, src_shape: Shape, tgt_shape: Shape) -> Transfer:
         def move(points: Points) -> Points:
             moved = carried(flow, resize_points(points, src_shape, config.image_shape))
             return _in_target(moved, config.image_shape, tgt_shape, mirrored)
 
-        return Transfer(move, confidence)
+        return Transfer(move, confidence, affine=affine)
 
     def predict(pairs: Sequence[Pair]) -> list[Transfer]:
         filled = [*pairs, *[pairs[-1]] * (BATCH - len(pairs))]  # the last batch has the shape of the others
@@ -143,7 +148,8 @@ def network(features: ImageFeatures, *, mirrored: bool = False) -> Matcher:
         tgt, tgt_shapes = features.batch([pair.tgt for pair in filled], mirrored)
         out = match(features.params, src, tgt)
         confidences = np.asarray(out.confidence, np.float64).mean((1, 2)).tolist()
-        answers = zip(np.asarray(out.flow), confidences, src_shapes, tgt_shapes, strict=True)
+        flows, fields = np.asarray(out.flow), np.asarray(out.affine)
+        answers = zip(flows, fields, confidences, src_shapes, tgt_shapes, strict=True)
         return [answer(*parts) for parts in answers][: len(pairs)]
 
     return predict
