@@ -41,8 +41,8 @@ def _run(prog: str, config: type[T], action: Callable[[T], object], args: Sequen
             stream.reconfigure(errors="backslashreplace")
     parsed = _parse(prog, config, args)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("absl", "jax", "orbax", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    for noisy in ("absl", "jax", "orbax", "asyncio"):  # whatever they fail at, they also raise
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     _keep_compiled_programs()
     try:
         action(parsed)

@@ -13,6 +13,9 @@ from jaxtyping import Array, Float
 from rtn_jax.convolution import convolve
 from rtn_jax.sampling import Border, resize_bilinear
 
+LAST_LAYER = "conv10"
+"""Zero at the start; the release trains it more slowly."""
+
 _ENCODER = (1, 2, 4, 8, 8)  # channels of the five stages, in units of the width
 
 
@@ -45,7 +48,7 @@ class GeometryNetwork(nn.Module):
             x = jnp.concatenate([x, skip], axis=-1)
             x = self._conv(x, skip.shape[-1], f"conv{stage}")
             x = self._conv(x, skip.shape[-1], f"conv{stage}b")
-        return self._conv(x, 6, "conv10", size=9, last=True)
+        return self._conv(x, 6, LAST_LAYER, size=9, last=True)
 
     def _conv(self, x: Array, features: int, name: str, *, size: int = 3, last: bool = False) -> Array:
         initializers = nn.initializers

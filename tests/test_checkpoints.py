@@ -232,6 +232,24 @@ def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_else(params, saved,
     assert [path.name for path in saved.parent.iterdir()] == ["net"]
 
 
+def test_a_folder_that_is_removed_meanwhile_is_named_in_one_line(params, tmp_path, monkeypatch):
+    from orbax import checkpoint as ocp
+
+    def removed(*_args, **_kwargs):
+        shutil.rmtree(tmp_path / "run")
+        raise ValueError(f"NOT_FOUND: Error opening: {'all it knows, ' * 500}")
+
+    monkeypatch.setattr(ocp.Checkpointer, "save", removed)
+    with pytest.raises(ValueError, match=r"net: cannot be written: the folder was removed meanwhile$"):
+        rtn_jax.save(tmp_path / "run" / "net", params)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_args, **_kwargs: None)
+    with pytest.raises(
+        ValueError, match=r"net: cannot be written: ValueError: NOT_FOUND: Error opening: all it"
+    ) as end:
+        rtn_jax.save(tmp_path / "run" / "net", params)
+    assert len(str(end.value)) < 500
+
+
 def test_a_full_disk_is_noticed_before_orbax_starts(params, saved, monkeypatch, capfd):
     """A real one, as far as a process can make it: files of this process may not get larger than 100 kB."""
     from orbax import checkpoint as ocp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -52,7 +53,7 @@ def save(path: str | os.PathLike[str], params: Params, *, training: PyTree | Non
             trees["training"] = [np.asarray(leaf) for leaf in jax.tree.leaves(training)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _interrupted_later(), atomic.replacing(path) as folder:
+        with _interrupted_later(), atomic.replacing(path) as folder, _told_if_removed(folder):
             # Orbax's threads would answer a full disk with pages of tracebacks.
             atomic.reserve(folder, sum(array.nbytes for array in jax.tree.leaves(trees)))
             for name, tree in trees.items():
@@ -61,6 +62,17 @@ def save(path: str | os.PathLike[str], params: Params, *, training: PyTree | Non
             (folder / "config.json").write_text(json.dumps(header, indent=1) + "\n")
     except Exception as error:  # orbax wraps the system's errors in its own
         raise ValueError(f"{path}: cannot be written: {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _told_if_removed(folder: Path) -> Iterator[None]:
+    """Orbax, whose folder is removed while it writes, fails in one of many ways, some of them a page long."""
+    try:
+        yield
+    except Exception as error:
+        if folder.exists():
+            raise
+        raise FileNotFoundError(errno.ENOENT, "the folder was removed meanwhile", str(folder)) from error
 
 
 @contextlib.contextmanager

@@ -11,6 +11,9 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+_LONG = 300
+"""Letters of a reason: orbax can say all it knows of its storage in one line."""
+
 
 def write_tree(folder: Path, tree: PyTree) -> None:
     """Writes NumPy arrays, by itself: orbax's newer `v1.save` waits for all processes of `jax.distributed`."""
@@ -54,9 +57,10 @@ def reason(error: BaseException) -> str:
         if code := re.search(r"os_error_code='(\d+)'", str(cause)):  # of orbax's storage
             return os.strerror(int(code[1]))
         cause = cause.__cause__
-    return str(error) if type(error) is ValueError and "\n" not in str(error) else _first_line(error)
+    short = type(error) is ValueError and "\n" not in str(error) and len(str(error)) < _LONG
+    return str(error) if short else _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:
     words = str(error).strip()
-    return f"{type(error).__name__}: {words.splitlines()[0]}"[:200] if words else type(error).__name__
+    return f"{type(error).__name__}: {words.splitlines()[0]}"[:_LONG] if words else type(error).__name__

@@ -33,7 +33,7 @@ class Stream:
     """Batches one after another, made ahead of time in this process or in others; to be used in a `with` statement.
 
     Leaving it ends the worker processes. They also end when this process does, however that happens, and they ignore
-    Ctrl-C, which is this process's to act on. They log nothing: what was replaced, the batch tells.
+    Ctrl-C and SIGTERM, which are this process's to act on. They log nothing: what was replaced, the batch tells.
 
     Args:
         batches: of `photo_batches` or `pair_batches`.
@@ -102,7 +102,8 @@ def _in_processes(batches: grain.MapDataset[Batch], workers: int) -> grain.Datas
 
 def _begin_worker(worker: int, workers: int) -> None:
     """Runs first in every worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # which come to all processes of a terminal or a job
+        signal.signal(number, signal.SIG_IGN)
     # What there is to say of a photo, the parent says once (`Batches.replaced`), not every worker at every reading.
     logging.getLogger("rtn_jax").setLevel(logging.CRITICAL)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -8,60 +8,125 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rtn_jax.config import PRESETS, BackboneName, Config, DtypeName
+from rtn_jax.training.recipes import (
+    RECIPES,
+    OptimizerName,
+    Recipe,
+    RecipeName,
+    Reduction,
+    ScheduleName,
+    StageName,
+)
 
-Stage = Literal["synthetic", "weak"]
 PresetName = Literal["default", "paper", "released"]
+STAGES: dict[str, tuple[StageName, ...]] = {
+    "synthetic": ("synthetic",),
+    "weak": ("weak",),
+    "both": ("synthetic", "weak"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Trains a Recurrent Transformer Network.
 
-    Without any flag: VGG-19 features, synthetic warps of photos that come with scikit-image.
+    Without any flag: VGG-19 features, synthetic warps of photos that come with scikit-image. A flag whose default is
+    None takes its value from the recipe; docs/training.md has both recipes' values. The same command again continues a
+    run that was stopped or killed.
     """
 
     backbone: BackboneName = "vgg"
     """Feature extractor."""
-    preset: PresetName = "default"
-    """Schedule of levels and conventions: our default, the paper's single level, or the released code's."""
-    stage: Stage = "synthetic"
-    """synthetic: random warps of photos, with known ground truth. weak: pairs of photos of one class, without any."""
+    stage: Literal["synthetic", "weak", "both"] = "synthetic"
+    """synthetic: random warps of photos, with known ground truth. weak: pairs of photos of one class, without any.
+    both: the one, then the other."""
+    recipe: RecipeName = "default"
+    """default: ours. released: the released code's optimiser, losses and network."""
+    preset: PresetName | None = None
+    """Schedule of levels and conventions: our default, the paper's single level, or the released code's; the one of
+    the recipe's name unless given."""
     data: str = "builtin"
     """What to draw from. builtin: photos that come with the installed packages (synthetic only); a folder of photos
     (weak: one folder per class); the folder of PF-dataset-PASCAL (its training pairs); a .csv table of photos with
     image,class,xmin,ymin,xmax,ymax; or a .jsonl list of pairs."""
+    weak_data: str | None = None
+    """Both: what the weak stage draws from; as --data unless given."""
     workers: int = 0
     """Processes that read and resize photos; 0: a thread of this one."""
-    val: str = "builtin"
-    """Photos that are held out, builtin or as for data: the network is measured on fixed warps of them."""
+    max_bad: float = 0.05
+    """Share of the draws that may be replaced because a photo cannot be read; more stop the run."""
+    val: tuple[str, ...] = ("builtin",)
+    """What is measured during training; the first decides which checkpoint is the best. builtin, a folder or a .csv:
+    fixed warps of up to 16 of their photos; NAME:FOLDER: a benchmark, such as pf_willow:../PF-WILLOW; a .json or .jsonl
+    list of keypoint pairs."""
+    val_pairs: int = 200
+    """Pairs of each benchmark or list, evenly spread; 0: all."""
+    eval_every: int = 50
+    """Steps between validations, each of which writes a line of figures, curves, a picture and a checkpoint."""
+    save_every: int | None = None
+    """Steps between checkpoints; as eval_every unless given."""
+    keep: int = 2
+    """Latest checkpoints that are kept, besides the best."""
     init: str | None = None
     """Checkpoint whose weights to start from; the network's config is then the checkpoint's."""
     weights: str = "pretrained"
     """Backbone weights: pretrained (fetched on first use), random, or the path of a weight file."""
     run_dir: Path | None = None
     """Folder of the run; runs/<backbone> unless given. A run that is there and not finished is continued."""
-    steps: int = 150
-    """Optimiser steps."""
-    batch_size: int = 4
-    """Pairs per step, over all devices."""
-    learning_rate: float = 3e-4
-    """Peak of the schedule: linear warm-up over a tenth of the steps, then cosine to zero."""
-    weight_decay: float = 1e-4
-    """Of AdamW."""
-    clip: float = 1.0
-    """Largest norm of a gradient."""
-    decay: float = 0.8
-    """Synthetic: weight of each iteration relative to the next one. 0: only the last counts."""
-    matrix_weight: float = 0.1
-    """Synthetic: weight of the error of the 2x2 part beside that of the translation."""
-    temperature: float = 20.0
-    """Weak: multiplies the cosines before the softmax."""
-    translation: float = 0.25
-    """Synthetic: largest translation of a warp; 1 is half the image. The release uses 0.4."""
-    train_backbone: bool = False
-    """Train the backbone too, not only the geometry network."""
     seed: int = 0
     """Of weights, warps and order."""
+
+    steps: int | None = None
+    """Optimiser steps (of each stage)."""
+    weak_steps: int | None = None
+    """Both: steps of the weak stage; as steps unless given."""
+    epochs: int | None = None
+    """Instead of steps: passes over the photos or pairs (of each stage)."""
+    batch_size: int | None = None
+    """Pairs per step, over all devices."""
+    accumulate: int = 1
+    """Parts of a batch whose gradients are computed one after another: less memory, the same result."""
+    optimizer: OptimizerName | None = None
+    """adamw, or sgd with momentum."""
+    learning_rate: float | None = None
+    """Peak of the schedule."""
+    schedule: ScheduleName | None = None
+    """cosine: to zero at the end; constant."""
+    warmup: float | None = None
+    """Share of the steps in which the learning rate rises from zero."""
+    momentum: float | None = None
+    """Of sgd."""
+    weight_decay: float | None = None
+    """Of adamw; of sgd, added to the gradient."""
+    clip: float | None = None
+    """Largest norm of a gradient; 0: any."""
+    average: float | None = None
+    """Share of the old in a moving average of the weights, which is what is measured and kept; 0: none is made."""
+    train_backbone: str | None = None
+    """Which of the backbone's layers are trained: none, all, or a layer and those after it."""
+    backbone_rate: float | None = None
+    """The backbone's learning rate, relative."""
+    last_rate: float | None = None
+    """The geometry network's last layer's learning rate, relative."""
+    reduction: Reduction | None = None
+    """Of a pair's loss over its cells."""
+    decay: float | None = None
+    """Synthetic: weight of each iteration relative to the next one. 0: only the last counts."""
+    matrix_weight: float | None = None
+    """Synthetic: weight of the error of the 2x2 part beside that of the translation."""
+    tie_weight: float | None = None
+    """Weight of the difference between the 2x2 part and the Jacobian of the translation field."""
+    temperature: float | None = None
+    """Weak: multiplies the cosines before the softmax."""
+    synthetic_weight: float | None = None
+    """Weak: weight of the synthetic loss on warps of the pairs' source photos; 0: none are made."""
+    translation: float | None = None
+    """Largest translation of a synthetic warp; 1 is half the image."""
+    colour: float | None = None
+    """Strength of random changes of brightness, contrast and saturation, to either image by itself; 0: none."""
+
+    max_skipped: int = 10
+    """Updates in a row that may be skipped because loss or gradient is not finite; more stop the run."""
     image_size: int | None = None
     """Both images are resized to this square; the preset's unless given."""
     iterations: tuple[int, ...] | None = None
@@ -72,20 +137,47 @@ class TrainConfig:
     """Of features and convolutions."""
     remat: bool = False
     """Recompute iterations in the backward pass: less memory, more time."""
-    eval_every: int = 50
-    """Steps between evaluations, each of which writes a checkpoint, a picture and a line of figures."""
+
+    distributed: bool = False
+    """Train on several hosts that JAX finds by itself (SLURM, Open MPI, TPU pods, Kubernetes)."""
+    coordinator: str | None = None
+    """Several hosts: host:port of the first process."""
+    processes: int | None = None
+    """Several hosts: how many processes."""
+    process: int | None = None
+    """Several hosts: which process this is, from 0."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "eval_every"):
+        for name, known in (("stage", [*STAGES]), ("recipe", [*RECIPES]), ("preset", [*PRESETS])):
+            value = getattr(self, name)
+            if value not in known and (name, value) != ("preset", None):
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+        for name in ("eval_every", "accumulate", "keep", "max_skipped"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "clip", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
-        for name in ("weight_decay", "decay", "matrix_weight", "translation", "seed", "workers"):
+        for name in ("seed", "workers", "val_pairs", "max_bad"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
-        if self.stage == "weak" and self.data == "builtin":
+        if self.seed >= 2**32:
+            raise ValueError(f"seed: expected less than {2**32}, got {self.seed}")
+        for name in ("save_every", "weak_steps", "epochs"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not self.val:
+            raise ValueError("val: expected something to measure, got nothing")
+        if self.epochs is not None and (self.steps is not None or self.weak_steps is not None):
+            raise ValueError("steps, epochs: expected one of them, got both")
+        for name in ("preset", "image_size", "iterations", "geometry_width"):
+            if getattr(self, name) is not None and self.init is not None:
+                raise ValueError(
+                    f"{name}: the network is that of the checkpoint; expected one of {name} and init, got both"
+                )
+        for name in ("weak_data", "weak_steps"):
+            if getattr(self, name) is not None and self.stage != "both":
+                raise ValueError(f"{name}: belongs to --stage=both, got --stage={self.stage}")
+        for stage in STAGES[self.stage]:
+            self.chosen(stage)
+        if STAGES[self.stage][-1] == "weak" and self.data_of("weak") == "builtin":
             raise ValueError(
                 "data: the weak stage needs --data: a folder with one folder of photos per class, or a list"
             )
@@ -94,6 +186,27 @@ class TrainConfig:
     def folder(self) -> Path:
         """Where the run is written."""
         return self.run_dir or Path("runs") / self.backbone
+
+    def chosen(self, stage: StageName) -> Recipe:
+        """The recipe of a stage, with what was asked for instead.
+
+        Raises:
+            ValueError: for a number that is out of range.
+        """
+        recipe = RECIPES[self.recipe][stage]
+        names = {field.name for field in dataclasses.fields(Recipe)} & {
+            field.name for field in dataclasses.fields(self)
+        }
+        asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if stage == "weak" and self.weak_steps is not None:
+            asked["steps"] = self.weak_steps
+        if "steps" in asked:
+            asked["epochs"] = 0
+        return dataclasses.replace(recipe, **asked)
+
+    def data_of(self, stage: StageName) -> str:
+        """What a stage draws from."""
+        return self.weak_data if stage == "weak" and self.weak_data is not None else self.data
 
     def network(self) -> Config:
         """The config of a new network.
@@ -107,7 +220,7 @@ class TrainConfig:
             "iterations": self.iterations,
         }
         changes = {name: value for name, value in chosen.items() if value is not None}
-        return PRESETS[self.preset](self.backbone).replace(
+        return PRESETS[self.preset or self.recipe](self.backbone).replace(
             compute_dtype=self.compute_dtype, remat=self.remat, **changes
         )
 

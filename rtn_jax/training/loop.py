@@ -1,219 +1,308 @@
-"""The training loop: steps, held-out figures, and everything a run folder holds.
-
-<run>/train.json        every choice of the run
-<run>/checkpoint/       the latest weights, with what is needed to continue
-<run>/metrics.jsonl     one line per evaluation
-<run>/matches_<step>.png  held-out matches
-<run>/tensorboard/      curves
-"""
+"""The training loop: steps, validations, checkpoints, and an end that can be taken up again."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
-import re
+import math
+import shlex
+import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from rtn_jax import checkpoints, evaluation
-from rtn_jax.config import Config
-from rtn_jax.data.held_out import held_out_benchmark
-from rtn_jax.data.pairs import Benchmark
-from rtn_jax.data.stream import Stream
-from rtn_jax.images import save_image
-from rtn_jax.params import Params, init
+from rtn_jax.params import Params
 from rtn_jax.pictures import matches_picture
+from rtn_jax.training import hosts
 from rtn_jax.training.config import TrainConfig
-from rtn_jax.training.photos import held_out_photos, training_batches
-from rtn_jax.training.step import TrainState, init_state, make_step, parallel
-from rtn_jax.weights import pretrained
+from rtn_jax.training.curves import curves_picture
+from rtn_jax.training.display import Display
+from rtn_jax.training.feed import Feed
+from rtn_jax.training.phases import Phase, phase_at
+from rtn_jax.training.resume import to_continue
+from rtn_jax.training.saver import Saver
+from rtn_jax.training.start import RECENT, Start, start
+from rtn_jax.training.step import STOP, TrainState, init_state, make_step, parallel
+from rtn_jax.training.stopping import Stop
+from rtn_jax.training.validation import validate
+from rtn_jax.training.watch import Watch
 
 _LOG = logging.getLogger(__name__)
 
-SPEED_ONLY = ("workers",)
-"""Choices that a run may be continued with others of: they do not change what is computed."""
+LOG_EVERY = 10
+"""Steps between lines of training figures, which are means over them."""
 
 
 @dataclass
 class _Run:
-    """What the loop carries besides the state."""
+    """What the loop carries."""
 
     train: TrainConfig
-    params: Params
-    """As they were at the start; gives the config."""
-    benchmark: Benchmark
-    folder: Path
-    history: list[dict[str, Any]] = field(default_factory=list)
+    begin: Start
+    saver: Saver | None
+    """Of the first process; the others write nothing."""
+    display: Display
+    stop: Stop
+    state: TrainState
+    """After `done` steps; or after a few more, whose metrics are waiting."""
+    done: int
+    validated: bool
+    """Whether the network of these steps has been measured."""
+    recent: list[dict[str, float]]
+    """Metrics of the steps since the last line of figures."""
+    saved: int | None
+    """Steps of the state that was saved last."""
+    metric: tuple[str, float] | None = None
+    """What decides which checkpoint is the best, of the state as it is."""
+    waiting: list[Any] = field(default_factory=list)
+    """Metrics of steps that are not looked at yet, so that the device is not kept waiting."""
+    clock: float = 0.0
+    """When the last step was over, or what came after it."""
+    stopped: bool = False
+    problem: str | None = None
+    """Why it stopped, if it had to."""
 
-    def with_weights(self, state: TrainState) -> Params:
-        return Params(state.weights, self.params.config)
+    @property
+    def steps(self) -> int:
+        return self.begin.phases[-1].end
 
 
-def fit(train: TrainConfig) -> dict[str, Any]:
-    """Trains a network and leaves it in the run folder.
+def fit(train: TrainConfig) -> dict[str, dict[str, float]]:
+    """Trains a network and leaves it in the run folder; continues the run that is there.
+
+    SIGTERM or SIGINT ends it after a step, with a checkpoint.
 
     Returns:
-        The figures of the last evaluation.
+        The figures of the last validation, per set, in the first process.
 
     Raises:
-        ValueError: for data, weights or a folder that cannot be used; nothing has been written then.
+        ValueError: for data, weights or a folder that cannot be used, with nothing written; later, if too many photos
+            cannot be read, updates have to be skipped, or the last checkpoint cannot be written.
     """
-    from tensorboardX import SummaryWriter
-
-    seen = _check_folder(train)
-    given = None if train.init is None else _given_params(train, train.init)
-    config = train.network() if given is None else given.config
-    batches, about = training_batches(train, config.image_shape)
-    photos = held_out_photos(train)
-    params = _new_params(train, config) if given is None else given
-    benchmark = held_out_benchmark(photos, shape=config.image_shape)
-    step = parallel(make_step(config, train), _devices(train.batch_size))
-    state = init_state(params, train)
-    run = _Run(train, params, benchmark, train.folder)
-    state = _open(run, state, seen)
-    _LOG.info("%s; run folder %s", about, run.folder)
-    with (
-        Stream(batches, position=int(state.step), workers=train.workers) as stream,
-        SummaryWriter(str(run.folder / "tensorboard")) as writer,
-        _progress_bar() as bar,
-    ):
-        task = bar.add_task("training", total=train.steps, completed=int(state.step), status="")
-        if int(state.step) == 0:
-            _evaluate(run, state, {}, writer, bar)
-        while (done := int(state.step)) < train.steps:
-            started = time.perf_counter()
-            state, averages = step(state, next(stream))
-            metrics = {name: float(value) for name, value in averages.items()}
-            if not np.isfinite(metrics["loss"]):
-                raise ValueError(f"loss: not finite at step {done}; lower --learning_rate")
-            metrics["pairs_per_second"] = train.batch_size / (time.perf_counter() - started)
-            for name, value in metrics.items():
-                writer.add_scalar(f"train/{name}", value, done + 1)
-            bar.update(task, completed=done + 1, status=_status(metrics, run.history))
-            if (done + 1) % train.eval_every == 0 or done + 1 == train.steps:
-                _evaluate(run, state, metrics, writer, bar)
-    return run.history[-1]
-
-
-def _given_params(train: TrainConfig, path: str) -> Params:
-    """The checkpoint to start from, computed the way this run asks for."""
-    return checkpoints.load(path).configure(compute_dtype=train.compute_dtype, remat=train.remat)
-
-
-def _new_params(train: TrainConfig, config: Config) -> Params:
-    """A new network with the backbone weights asked for."""
-    backbone_weights = None if train.weights == "random" else pretrained(train.backbone, train.weights)
-    return init(jax.random.key(train.seed), config, backbone_weights=backbone_weights)
-
-
-def _check_folder(train: TrainConfig) -> int:
-    """How many steps the run folder has seen: 0 if it is new. Nothing is written yet.
-
-    Raises:
-        ValueError: if the folder holds a run with other choices, one that is finished, or something else.
-    """
-    folder, written = train.folder, train.folder / "train.json"
-    if not written.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"run_dir: {folder} exists and is not a run of train.py; choose another folder")
-        return 0
-    try:
-        before = json.loads(written.read_text())
-    except ValueError as error:
-        raise ValueError(f"run_dir: {written} is damaged; choose another folder") from error
-    now = json.loads(json.dumps(train.to_dict()))
-    compared = [name for name in now if name not in SPEED_ONLY]
-    changed = [f"{name} {before.get(name)} -> {now[name]}" for name in compared if before.get(name) != now[name]]
-    if changed:
-        raise ValueError(
-            f"run_dir: {folder} holds a run with other choices ({', '.join(changed)}); choose another folder"
+    hosts.join(train.coordinator, train.processes, train.process, find=train.distributed)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(Stop())
+        begin = start(train)
+        saver = hosts.first(lambda: Saver(begin.folder.path, keep=train.keep))
+        if saver is not None:
+            stack.enter_context(saver)
+        steps = begin.phases[-1].end
+        display = stack.enter_context(Display(begin.folder.path, steps, begin.done, hosts.is_first()))
+        run = _Run(
+            train=train,
+            begin=begin,
+            saver=saver,
+            display=display,
+            stop=stop,
+            state=begin.state,
+            done=begin.done,
+            validated=begin.validated,
+            recent=begin.recent,
+            saved=None if saver is None else saver.last,
         )
-    if not (folder / "checkpoint").exists():
-        return 0
-    step = int(checkpoints.read_header(folder / "checkpoint")["step"])
-    if step >= train.steps:
-        raise ValueError(f"run_dir: {folder} holds a finished run of {step} steps; choose another folder")
-    return step
+        _train(run)
+    return next((row["validation"] for row in reversed(begin.folder.rows) if "validation" in row), {})
 
 
-def _open(run: _Run, state: TrainState, seen: int) -> TrainState:
-    """Makes the run folder, or takes up the run that is there.
+def _train(run: _Run) -> None:
+    """From where it begins to the end, or to where it is asked to stop."""
+    phases, path = run.begin.phases, run.begin.folder.path
+    if run.done == run.steps and run.validated:
+        finished = "%s: finished after %d steps; nothing to do (choose another folder to train anew)"
+        _LOG.info(finished, path, run.done)
+    elif run.done:
+        _LOG.info("continuing %s after step %d", path, run.done)
+    else:
+        _LOG.info("%s; run folder %s", phases[0].about, path)
+    for phase in phases:
+        if run.done > phase.end or (run.done == phase.end and run.validated):
+            continue
+        if run.done == phase.first and phase is not phases[0]:
+            params = Params(_measured(run.state), run.begin.config)
+            run.state = init_state(params, phase.recipe, phase.steps, step=run.done)
+            _LOG.info("%s stage: %s", phase.stage, phase.about)
+        _train_phase(run, phase)
+        if run.stopped:
+            break
+    _finish(run)
+
+
+def _train_phase(run: _Run, phase: Phase) -> None:
+    """A phase to its end, or until the run is stopped."""
+    train = run.train
+    if hosts.any_of(run.stop.by is not None):
+        return _stop(run, phase)
+    if _validates(run, phase, run.done) and not run.validated and not _validate(run, phase):
+        return _stop(run, phase)
+    step = parallel(make_step(run.begin.config, phase.stage, phase.recipe, phase.steps, accumulate=train.accumulate))
+    watch = Watch(phase, max_bad=train.max_bad, max_skipped=train.max_skipped)
+    alone = hosts.shard()[1] == 1
+    with Feed(phase, run.done, train.workers, watch, run.stop) as feed:
+        run.clock = time.perf_counter()
+        while run.done < phase.end and not run.stopped:
+            ahead = run.done + len(run.waiting)
+            run.state, metrics = step(run.state, feed.batch(ahead))
+            run.waiting.append(metrics)
+            validating = _validates(run, phase, ahead + 1)
+            saving = validating or (ahead + 1) % (train.save_every or train.eval_every) == 0
+            _heed(run, phase, watch, all_of_them=saving)
+            if alone and run.stop.by is not None:
+                run.stopped = True
+                _heed(run, phase, watch, all_of_them=True)
+            if run.stopped:
+                run.problem = feed.problem or watch.problem
+            elif validating:
+                run.stopped = not _validate(run, phase)
+            if saving or run.stopped:
+                _save(run, phase)
+                run.clock = time.perf_counter()
+    return None
+
+
+def _stop(run: _Run, phase: Phase) -> None:
+    """Between steps."""
+    run.stopped = True
+    _save(run, phase)
+
+
+def _validates(run: _Run, phase: Phase, done: int) -> bool:
+    """Whether the network is measured after so many steps."""
+    return done % run.train.eval_every == 0 or done == phase.end
+
+
+def _heed(run: _Run, phase: Phase, watch: Watch, *, all_of_them: bool) -> None:
+    """Looks at the metrics of all steps but the last, or of all; one of them may say to stop.
+
+    Every process sees the same metrics, and so comes to the same end.
+    """
+    while len(run.waiting) > (0 if all_of_them or run.stopped else 1):
+        metrics = {name: float(value) for name, value in jax.device_get(run.waiting.pop(0)).items()}
+        stop = metrics.pop(STOP)
+        run.stopped |= stop != 0
+        if math.isnan(stop):
+            continue  # a step that changed nothing
+        run.done, run.validated, run.metric = run.done + 1, False, None
+        now = time.perf_counter()
+        metrics["pairs_per_second"] = phase.recipe.batch_size / (now - run.clock)
+        run.clock = now
+        run.stopped |= watch.heed(run.done, metrics)
+        run.recent.append(metrics)
+        run.display.step(run.done, metrics)
+        if run.done % LOG_EVERY == 0 or run.done == phase.end:
+            _log_training(run, phase)
+
+
+def _log_training(run: _Run, phase: Phase) -> None:
+    if run.saver is not None:
+        names = list(run.recent[-1])
+        means = {name: float(np.mean([metrics[name] for metrics in run.recent])) for name in names}
+        run.begin.folder.add({"step": run.done, "stage": phase.stage, "train": means})
+        run.display.curves(run.done, "train", means)
+    run.recent.clear()
+
+
+def _validate(run: _Run, phase: Phase) -> bool:
+    """Figures of the network as it is: a line, curves, pictures, a checkpoint. All processes compute them.
+
+    Returns:
+        False if it was asked to stop meanwhile: then there is nothing of this.
 
     Raises:
-        ValueError: if the folder cannot be written or its checkpoint is damaged.
+        ValueError: in all processes, if one of them cannot read a file any more; what was learned is saved.
     """
-    if not seen:
-        try:
-            run.folder.mkdir(parents=True, exist_ok=True)
-            (run.folder / "metrics.jsonl").unlink(missing_ok=True)  # of a run that ended before its first checkpoint
-            (run.folder / "train.json").write_text(json.dumps(run.train.to_dict(), indent=1) + "\n")
-        except OSError as error:
-            raise ValueError(f"run_dir: {run.folder} cannot be written: {error.strerror}") from error
-        return state
-    _LOG.info("continuing %s at step %d", run.folder, seen)
-    params = checkpoints.load(run.folder)
-    optimizer = checkpoints.load_training(run.folder, state.optimizer)
-    run.history.extend(json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines())
-    return TrainState(jax.numpy.asarray(seen, jax.numpy.int32), params.weights, optimizer)
+    params, folder = Params(_measured(run.state), run.begin.config), run.begin.folder
+    try:
+        figures = hosts.together(lambda: _figures(run, params))
+    except ValueError:
+        _save(run, phase)
+        raise
+    if hosts.any_of(figures is None) or figures is None:
+        return False
+    run.validated = True
+    if run.saver is None:
+        return True
+    folder.add({"step": run.done, "stage": phase.stage, "validation": figures})
+    headlines = {v.key: (v.headline, figures[v.key][v.headline]) for v in run.begin.validations}
+    for key, values in figures.items():
+        run.display.curves(run.done, key, values)
+    run.display.validated(run.done, headlines)
+    first = run.begin.validations[0]
+    if first.benchmark.protocol == "keypoints":
+        folder.save_picture(f"matches_{run.done:06d}.png", lambda: matches_picture(params, first.benchmark))
+    folder.save_picture("curves.png", lambda: curves_picture(folder.rows))
+    name, value = headlines[first.key]
+    run.metric = (f"{first.key} {name}", value)
+    _save(run, phase)
+    return True
 
 
-def _evaluate(run: _Run, state: TrainState, metrics: dict[str, float], writer: Any, bar: Progress) -> None:
-    """Held-out figures of the network as it is: a line, curves, a picture, a checkpoint."""
-    step = int(state.step)
-    params = run.with_weights(state)
-    features = evaluation.ImageFeatures(params, run.benchmark.files)
-    result = evaluation.evaluate("network", evaluation.network(features), run.benchmark)
-    row = {"step": step, **{f"held-out {name}": value for name, value in result.metrics.items()}, **metrics}
-    with (run.folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    checkpoints.save(run.folder / "checkpoint", params, training=state.optimizer, step=step)
-    for name, value in result.metrics.items():
-        writer.add_scalar(f"held_out/{_curve_name(name)}", value, step)
-    save_image(run.folder / f"matches_{step:06d}.png", matches_picture(params, run.benchmark))
-    run.history.append(row)
-    loss = f"loss {metrics['loss']:.4f}  " if metrics else ""
-    headline = result.figures[: len(run.benchmark.alphas)]
-    figures = "  ".join(f"{figure.name} {figure.percent:.1f}" for figure in headline)
-    bar.console.print(f"step {step:>6}  {loss}held-out {figures}", highlight=False, soft_wrap=True)
+class _AskedToStopError(Exception):
+    """Ends a validation."""
 
 
-def _curve_name(name: str) -> str:
-    """TensorBoard takes letters, digits and a few signs: `PCK@0.10 (img)` becomes `PCK_0.10_img`."""
-    return re.sub(r"[^\w.]+", "_", name).strip("_")
+def _figures(run: _Run, params: Params) -> dict[str, dict[str, float]] | None:
+    """Per set; None if asked to stop meanwhile."""
+
+    def progress(_: int) -> None:
+        if run.stop.by is not None:
+            raise _AskedToStopError
+
+    try:
+        return {
+            v.key: validate(params, v, devices=jax.local_devices(), progress=progress) for v in run.begin.validations
+        }
+    except _AskedToStopError:
+        return None
 
 
-def _devices(batch_size: int) -> int:
-    """As many devices as share the batch evenly.
+def _save(run: _Run, phase: Phase, *, anew: bool = False) -> None:
+    """Has the state written, unless it was already."""
+    if run.saver is None or (run.saved == run.done and not anew):
+        return
+    run.saved = run.done
+    notes = {
+        "stage": phase.stage,
+        "seed": run.train.seed,
+        "data_position": run.done - phase.first,
+        RECENT: run.recent,
+    }
+    params = Params(_measured(run.state), run.begin.config)
+    training = to_continue(run.state, run.begin.config, phase)
+    run.saver.save(run.done, params, training, metric=run.metric, notes=notes)
+
+
+def _finish(run: _Run) -> None:
+    """Sees the last checkpoint written.
 
     Raises:
-        ValueError: if there are several and the batch cannot be split over all of them.
+        ValueError: in all processes, if it cannot be, or the run had to stop.
     """
-    devices = jax.local_device_count()
-    if batch_size % devices:
-        raise ValueError(f"batch_size: {batch_size} pairs cannot be split evenly over {devices} devices")
-    return devices
+    hosts.together(lambda: _settle(run))
+    if run.stopped:
+        again = shlex.join(["python", *sys.argv])
+        _LOG.info("stopped after step %d of %d, saved; to continue: %s", run.done, run.steps, again)
 
 
-def _progress_bar() -> Progress:
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("step"),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("{task.fields[status]}"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("left"),
-    )
+def _settle(run: _Run) -> None:
+    """What is left to do, and to say, in this process."""
+    problem = None if run.saver is None else run.saver.wait()
+    if problem is not None and run.saver is not None:
+        _save(run, phase_at(run.begin.phases, run.done - 1), anew=True)  # once more: there may be room by now
+        problem = run.saver.wait()
+    kept = "none" if run.saver is None or run.saver.last is None else f"step {run.saver.last}"
+    path = run.begin.folder.path
+    if run.problem is not None:
+        saved = f"saved in {path}" if problem is None else f"which could not be saved: {problem}; the last is {kept}"
+        raise ValueError(f"{run.problem}; stopped after step {run.done}, {saved}")
+    if problem is not None:
+        raise ValueError(
+            f"run_dir: the checkpoint of step {run.done} could not be written: {problem}; the last is {kept}"
+        )
 
 
-def _status(metrics: dict[str, float], history: list[dict[str, Any]]) -> str:
-    held_out = next(
-        (f"held-out {k.removeprefix('held-out ')} {v:.1f}" for k, v in history[-1].items() if "@0.10" in k), ""
-    )
-    return f"loss {metrics['loss']:.4f}  {held_out}  {metrics['pairs_per_second']:.2f} pairs/s"
+def _measured(state: TrainState) -> Any:
+    """The weights that are measured, in host memory."""
+    return jax.tree.map(np.asarray, state.measured)

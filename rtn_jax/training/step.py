@@ -11,152 +11,175 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
-from rtn_jax.affine import field_statistics
 from rtn_jax.config import Config
-from rtn_jax.coordinates import cells_to_pixels, normalize_vectors, pixel_grid
-from rtn_jax.data.synthetic import Warp, WarpRange, inside, random_warps, warp_jacobian, warp_mapping, warp_photos
-from rtn_jax.losses import synthetic_loss, weak_loss
-from rtn_jax.model import apply, grids
 from rtn_jax.params import Params
-from rtn_jax.training.config import TrainConfig
+from rtn_jax.training.objectives import OBJECTIVES
+from rtn_jax.training.optimizer import joined, make_optimizer, make_schedule, moved_average, split, trained_layers
+from rtn_jax.training.recipes import Recipe, StageName
 
 Batch = dict[str, Any]
 """Arrays whose first axis is the pair."""
 Metrics = dict[str, Array]
 Step = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
 
+STOP = "stop"
+"""Entry of a batch that is no data, `[b]`: more than 0 where a process wants all of them to stop, NaN where it could
+not read its part of the batch, so that the step must change nothing. A metric too: the mean."""
+
 _AXIS = "devices"
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["step", "weights", "optimizer"], meta_fields=[])
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["step", "updates", "weights", "optimizer", "average"],
+    meta_fields=[],
+)
 @dataclass(frozen=True)
 class TrainState:
     """Everything a step changes."""
 
     step: Array
-    """Steps made so far."""
+    """Steps made so far, over all stages: the number of batches seen."""
+    updates: Array
+    """Updates made in this stage: its steps, but for those that were skipped."""
     weights: PyTree
     """Of the whole network, trained or not."""
     optimizer: optax.OptState
     """Of the trained part."""
+    average: PyTree
+    """Moving average of the trained part; empty where none is made."""
+
+    @property
+    def measured(self) -> PyTree:
+        """The weights that are measured and kept: the average where there is one."""
+        if not self.average:
+            return self.weights
+        return joined(self.average, self.weights["backbone"])
 
 
-def make_optimizer(train: TrainConfig) -> optax.GradientTransformation:
-    """AdamW with clipping, linear warm-up and cosine decay."""
-    return optax.chain(
-        optax.clip_by_global_norm(train.clip),
-        optax.adamw(make_schedule(train), weight_decay=train.weight_decay),
-    )
+def init_state(params: Params, recipe: Recipe, steps: int, *, step: int = 0) -> TrainState:
+    """The state before the first step of a stage. The weights are copied: a step consumes the state it is given.
+
+    Args:
+        params: the network to start from.
+        recipe: of the stage.
+        steps: of the stage, which its schedule spans.
+        step: steps made before, in earlier stages.
+
+    Raises:
+        ValueError: if the recipe trains a layer that the backbone does not have.
+    """
+    weights = jax.tree.map(jnp.array, params.weights)
+    trained, _ = split(weights, trained_layers(params.config, recipe))
+    average = jax.tree.map(jnp.array, trained) if recipe.average else {}
+    optimizer = make_optimizer(recipe, steps).init(trained)
+    return TrainState(jnp.asarray(step, jnp.int32), jnp.zeros((), jnp.int32), weights, optimizer, average)
 
 
-def make_schedule(train: TrainConfig) -> optax.Schedule:
-    """The learning rate by step."""
-    warmup = min(max(1, train.steps // 10), train.steps)
-    return optax.warmup_cosine_decay_schedule(0.0, train.learning_rate, warmup, max(train.steps, warmup + 1))
+def make_step(config: Config, stage: StageName, recipe: Recipe, steps: int, *, accumulate: int = 1) -> Step:
+    """The step of one device: `(state, batch) -> (state, metrics)`, gradients and metrics averaged over the devices.
 
+    An update is skipped where loss or gradient is not finite; `skipped_in_a_row` counts.
 
-def init_state(params: Params, train: TrainConfig) -> TrainState:
-    """The state before the first step."""
-    trained, _ = _split(params.weights, train)
-    return TrainState(jnp.zeros((), jnp.int32), params.weights, make_optimizer(train).init(trained))
-
-
-def make_step(config: Config, train: TrainConfig) -> Step:
-    """The step of one device: `(state, batch) -> (state, metrics)`, its gradients and metrics averaged over devices."""
-    optimizer, schedule = make_optimizer(train), make_schedule(train)
-    stage_loss = {"synthetic": _synthetic, "weak": _weak}[train.stage]
+    Args:
+        config: of the network.
+        stage: what the batches are: see `objectives`.
+        recipe: of the stage.
+        steps: of the stage, which its schedule spans.
+        accumulate: parts of each device's batch that are computed one after another.
+    """
+    optimizer, schedule, objective = make_optimizer(recipe, steps), make_schedule(recipe, steps), OBJECTIVES[stage]
+    layers = trained_layers(config, recipe)
 
     def loss(trained: PyTree, fixed: PyTree, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
-        return stage_loss(Params({**fixed, **trained}, config), batch, train)
+        return objective(Params(joined(trained, fixed), config), batch, recipe)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        trained, fixed = _split(state.weights, train)
-        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(trained, fixed, batch)
-        gradient, metrics = jax.lax.pmean((gradient, {"loss": value, **metrics}), _AXIS)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, trained)
-        trained = optax.apply_updates(trained, updates)
-        metrics |= {"gradient_norm": optax.tree.norm(gradient), "learning_rate": schedule(state.step)}
-        return TrainState(state.step + 1, {**fixed, **trained}, optimizer_state), metrics
+        trained, fixed = split(state.weights, layers)
+        gradient_of = partial(jax.value_and_grad(loss, has_aux=True), trained, fixed)
+        data = {name: x for name, x in batch.items() if name != STOP}
+        (value, metrics), gradient = _in_parts(gradient_of, data, accumulate)
+        metrics |= {"loss": value, STOP: batch[STOP].mean()}
+        gradient, metrics = lax.pmean((gradient, metrics), _AXIS)
+        norm = optax.tree.norm(gradient)
+        metrics |= {"gradient_norm": norm, "learning_rate": schedule(state.updates)}
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)  # a square beyond the largest number spoils AdamW
+        gradient = jax.tree.map(lambda g: jnp.where(finite, g, jnp.nan), gradient)
+        changes, optimizer_state = optimizer.update(gradient, state.optimizer, trained)
+        trained, updates = optax.apply_updates(trained, changes), state.updates + optimizer_state.last_finite
+        average = state.average
+        if recipe.average:
+            moved = moved_average(average, trained, recipe, state.updates)
+            average = jax.tree.map(partial(jnp.where, optimizer_state.last_finite), moved, average)
+        metrics |= {"skipped_in_a_row": optimizer_state.notfinite_count}
+        new = TrainState(state.step + 1, updates, joined(trained, fixed), optimizer_state, average)
+        return jax.tree.map(partial(jnp.where, jnp.isfinite(metrics[STOP])), new, state), metrics
 
     return step
 
 
-def parallel(step: Step, devices: int) -> Step:
-    """Runs the step on that many devices, the batch split evenly; state and metrics are the same on each.
+def parallel(step: Step, devices: int | None = None) -> Step:
+    """Runs the step on devices, the batch split evenly; state and metrics are the same on each.
+
+    The state that is given is consumed: its memory becomes that of the new one.
+
+    Args:
+        step: of one device.
+        devices: how many of this process's; unless given all of them, and those of all other processes, each of which
+            calls this with its own part of the batch.
 
     Raises:
-        ValueError: from the returned function, if the batch does not divide.
+        ValueError: if there are not so many devices; from the returned function, if the batch does not divide.
     """
-    chosen = jax.devices()[:devices]
-    mapped = jax.pmap(step, axis_name=_AXIS, in_axes=(None, 0), out_axes=(None, None), devices=chosen)
+    present = jax.local_devices()
+    if devices is not None and not 1 <= devices <= len(present):
+        raise ValueError(f"devices: expected 1 to {len(present)}, got {devices}")
+    chosen = present[:devices]
+    mapped = jax.pmap(
+        step,
+        axis_name=_AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        devices=None if devices is None else chosen,
+        donate_argnums=0,
+    )
     everywhere = NamedSharding(Mesh(np.asarray(chosen), (_AXIS,)), PartitionSpec())
 
     def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         size = len(next(iter(batch.values())))
-        if size % devices:
-            raise ValueError(f"batch_size: {size} pairs cannot be split evenly over {devices} devices")
+        if size % len(chosen):
+            raise ValueError(f"batch_size: {size} pairs cannot be split evenly over {len(chosen)} devices")
         state = jax.device_put(state, everywhere)  # as it comes back: otherwise the second step would compile again
-        return mapped(state, {name: x.reshape(devices, size // devices, *x.shape[1:]) for name, x in batch.items()})
+        batch = {STOP: np.zeros(size, np.float32)} | batch
+        shards = {name: x.reshape(len(chosen), size // len(chosen), *x.shape[1:]) for name, x in batch.items()}
+        return mapped(state, shards)
 
     return run
 
 
-def _synthetic(params: Params, batch: Batch, train: TrainConfig) -> tuple[Float[Array, ""], Metrics]:
-    """Batch: `photos` uint8 `[b, H, W, 3]` at the network's image size, `seeds` uint32 `[b]` of their warps."""
-    keys = jax.vmap(jax.random.key)(batch["seeds"])
-    warp = random_warps(keys, WarpRange(translation=train.translation))
-    tgt = batch["photos"].astype(jnp.float32)
-    out = apply(params, warp_photos(warp, tgt), tgt)
-    truth, valid = zip(*true_fields(params.config, warp), strict=True)
-    value = synthetic_loss(out.history, truth, valid, decay=train.decay, matrix_weight=train.matrix_weight)
-    return value, _field_metrics(out.affine)
+def _in_parts(function: Callable[[Batch], PyTree], batch: Batch, parts: int) -> PyTree:
+    """The mean of a function's results over equal parts of a batch, one after another.
 
-
-def _weak(params: Params, batch: Batch, train: TrainConfig) -> tuple[Float[Array, ""], Metrics]:
-    """Batch: `src`, `tgt` uint8 `[b, H, W, 3]` at the network's image size, `src_box` `[b, 4]` in its pixels."""
-    out = apply(params, batch["src"], batch["tgt"])
-    mask = box_mask(params.config, batch["src_box"])
-    return weak_loss(out.correlation, mask, temperature=train.temperature), _field_metrics(out.affine)
-
-
-def box_mask(config: Config, box: Float[Array, "b 4"]) -> Float[Array, "b h w"]:
-    """1 for the cells of the last level whose centre lies in the box (left, top, right, bottom), 0 for the others.
-
-    The cell that holds the box's middle always counts, so that no object is too small to be learned from.
+    Raises:
+        ValueError: if the batch cannot be cut into so many.
     """
-    stride, shape = grids(config)[-1]
-    centers = jnp.asarray(cells_to_pixels(pixel_grid(shape, "float64"), stride), box.dtype)
-    left_top, right_bottom = box[:, None, None, :2], box[:, None, None, 2:]
-    inside_box = ((centers >= left_top) & (centers <= right_bottom)).all(-1)
-    holds_middle = (jnp.abs(centers - (left_top + right_bottom) / 2) <= stride / 2).all(-1)
-    return (inside_box | holds_middle).astype(box.dtype)
+    if parts == 1:
+        return function(batch)
+    size = len(next(iter(batch.values())))
+    if size % parts:
+        raise ValueError(f"accumulate: {size} pairs of a device cannot be split evenly into {parts} parts")
+    cut = jax.tree.map(lambda x: x.reshape(parts, size // parts, *x.shape[1:]), batch)
 
+    def add(total: PyTree, part: Batch) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, function(part)), None
 
-def true_fields(config: Config, warp: Warp) -> list[tuple[Float[Array, "b h w 2 3"], Array]]:
-    """Per level, the affine field that a warp stands for, and the cells whose true position lies in the target."""
-    fields = []
-    for stride, shape in grids(config):
-        pixels = cells_to_pixels(pixel_grid(shape, "float64"), stride)
-        mapping = warp_mapping(warp, pixels, config.image_shape)
-        cells = (mapping - jnp.asarray(pixels, mapping.dtype)) / stride
-        translation = normalize_vectors(cells, shape, config.normalization)
-        matrix = warp_jacobian(warp, pixels, config.image_shape)
-        valid = inside(mapping, config.image_shape) & inside(jnp.asarray(pixels), config.image_shape)
-        fields.append((jnp.concatenate([matrix, translation[..., None]], -1), valid))
-    return fields
-
-
-def _field_metrics(field: Float[Array, "b h w 2 3"]) -> Metrics:
-    statistics = field_statistics(jax.lax.stop_gradient(field))
-    mean = statistics.pop("mean_2x2")
-    return statistics | {f"mean_a{i}{j}": mean["xy".index(i), "xy".index(j)] for i in "xy" for j in "xy"}
-
-
-def _split(weights: dict[str, Any], train: TrainConfig) -> tuple[PyTree, PyTree]:
-    """The weights the optimiser changes, and the others."""
-    if train.train_backbone:
-        return dict(weights), {}
-    return {"geometry": weights["geometry"]}, {"backbone": weights["backbone"]}
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, jax.tree.map(lambda x: x[0], cut))
+    )
+    # A rolled loop is several times slower on the CPU, as in the recurrence.
+    total, _ = lax.scan(add, zeros, cut, unroll=parts if jax.default_backend() == "cpu" else 1)
+    return jax.tree.map(lambda x: x / parts, total)

@@ -12,7 +12,7 @@ from rtn_jax.config import Config
 from rtn_jax.coordinates import cells_to_pixels, denormalize_vectors, pixel_grid, window_offsets
 from rtn_jax.data.synthetic import Warp, WarpRange, inside, random_warps, warp_mapping, warp_photos
 from rtn_jax.losses import synthetic_loss
-from rtn_jax.training.step import true_fields
+from rtn_jax.training.objectives import true_fields
 
 SIZE = (48, 80)
 STRIDES = (16, 8)
