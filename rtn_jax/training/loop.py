@@ -183,7 +183,7 @@ def _heed(run: _Run, phase: Phase, watch: Watch, *, all_of_them: bool) -> None:
         stop = metrics.pop(STOP)
         run.stopped |= stop != 0
         if math.isnan(stop):
-            continue  # a step that changed nothing
+            pass  # a step that changed nothing
         run.done, run.validated, run.metric = run.done + 1, False, None
         now = time.perf_counter()
         metrics["pairs_per_second"] = phase.recipe.batch_size / (now - run.clock)
@@ -235,7 +235,7 @@ def _validate(run: _Run, phase: Phase) -> bool:
     folder.save_picture("curves.png", lambda: curves_picture(folder.rows))
     name, value = headlines[first.key]
     run.metric = (f"{first.key} {name}", value)
-    _save(run, phase)
+    _save(run, phase, anew=True)
     return True
 
 
@@ -263,7 +263,7 @@ def _save(run: _Run, phase: Phase, *, anew: bool = False) -> None:
     if run.saver is None or (run.saved == run.done and not anew):
         return
     run.saved = run.done
-    notes = {
+    notes: dict[str, Any] = {
         "stage": phase.stage,
         "seed": run.train.seed,
         "data_position": run.done - phase.first,

@@ -81,7 +81,7 @@ so that the 2x2 part has no gradient of its own."""
 RECIPES: dict[RecipeName, dict[StageName, Recipe]] = {
     "default": {
         "synthetic": Recipe(),
-        "weak": Recipe(learning_rate=1e-4, tie_weight=1.0, synthetic_weight=10.0),
+        "weak": Recipe(learning_rate=1e-5, tie_weight=1.0),
     },
     "released": {
         "synthetic": dataclasses.replace(_SGD, epochs=10),
