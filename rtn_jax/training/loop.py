@@ -133,8 +133,7 @@ def _train(run: _Run) -> None:
 def _train_phase(run: _Run, phase: Phase) -> None:
     """A phase to its end, or until the run is stopped."""
     train = run.train
-    if hosts.any_of(run.stop.by is not None):
-        return _stop(run, phase)
+
     if _validates(run, phase, run.done) and not run.validated and not _validate(run, phase):
         return _stop(run, phase)
     step = parallel(make_step(run.begin.config, phase.stage, phase.recipe, phase.steps, accumulate=train.accumulate))
@@ -183,7 +182,7 @@ def _heed(run: _Run, phase: Phase, watch: Watch, *, all_of_them: bool) -> None:
         stop = metrics.pop(STOP)
         run.stopped |= stop != 0
         if math.isnan(stop):
-            pass  # a step that changed nothing
+            continue  # a step that changed nothing
         run.done, run.validated, run.metric = run.done + 1, False, None
         now = time.perf_counter()
         metrics["pairs_per_second"] = phase.recipe.batch_size / (now - run.clock)
