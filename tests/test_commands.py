@@ -21,10 +21,11 @@ from rtn_jax.commands import run
 from rtn_jax.images import read_image
 from rtn_jax.training.config import TrainConfig
 from tests.networks import photos
+from tests.training.runs import assert_same, steps
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--weights=random", "--preset=paper", "--iterations", "1", "--image_size=64", "--geometry-width=4"]
-FEW = ["--steps=4", "--batch_size=2", "--eval-every=2"]
+FEW = ["--steps=12", "--batch_size=2", "--eval-every=4"]
 
 
 @pytest.fixture(scope="module")
@@ -53,77 +54,69 @@ def command(home: Path, *arguments: str, expect: int = 0) -> subprocess.Complete
 def trained(home):
     """A run folder made by train.py."""
     done = command(home, "train.py", *SMALL, *FEW, "--run_dir", "runs/vgg")
-    assert "held-out PCK@0.10 (img)" in done.stdout
+    assert "held_out PCK@0.10 (img)" in done.stdout
     return home / "runs" / "vgg"
 
 
 def test_training_leaves_a_whole_run_folder(trained):
     names = {path.name for path in trained.iterdir()}
-    assert names == {
-        "train.json",
-        "checkpoint",
-        "metrics.jsonl",
-        "tensorboard",
-        "matches_000000.png",
-        "matches_000002.png",
-        "matches_000004.png",
-    }
+    pictures = {f"matches_{step:06d}.png" for step in (0, 4, 8, 12)}
+    assert names == {"train.json", "lock", "checkpoints", "metrics.jsonl", "curves.png", "tensorboard"} | pictures
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0, 2, 4]
-    assert all(0 <= row["held-out PCK@0.10 (img)"] <= 100 for row in rows)
-    assert rows[-1]["loss"] > 0
-    assert min(read_image(trained / "matches_000004.png").shape[:2]) > 200
+    measured = {row["step"]: row["validation"]["held_out"] for row in rows if "validation" in row}
+    assert list(measured) == [0, 4, 8, 12]
+    assert all(0 <= figures["PCK@0.10 (img)"] <= 100 for figures in measured.values())
+    losses = {row["step"]: row["train"]["loss"] for row in rows if "train" in row}
+    assert list(losses) == [10, 12]
+    assert all(loss > 0 for loss in losses.values())
+    for picture in ("matches_000012.png", "curves.png"):
+        assert min(read_image(trained / picture).shape[:2]) > 200
     assert list((trained / "tensorboard").iterdir())
     assert json.loads((trained / "train.json").read_text())["image_size"] == 64
+    assert {int(path.name) for path in (trained / "checkpoints").iterdir()} >= {8, 12}
 
 
 def test_a_finished_or_other_run_is_not_overwritten(home, trained):
     before = (trained / "metrics.jsonl").read_text()
-    again = command(home, "train.py", *SMALL, *FEW, "--run_dir", "runs/vgg", expect=2)
-    assert "finished run of 4 steps" in again.stderr
-    other = command(home, "train.py", *SMALL, *FEW, "--run_dir", "runs/vgg", "--seed=3", expect=2)
-    assert "seed 0 -> 3" in other.stderr
+    again = command(home, "train.py", *SMALL, *FEW, "--run_dir", "runs/vgg")
+    assert again.stderr == "runs/vgg: finished after 12 steps; nothing to do (choose another folder to train anew)\n"
+    other = command(home, "train.py", *SMALL, *FEW, "--run_dir", "runs/vgg", "--seed=3", "--learning_rate=1", expect=2)
+    changes = "seed 0 -> 3, learning_rate None -> 1.0"
+    line = f"run_dir: runs/vgg holds a run with other choices ({changes}); choose another folder"
+    assert other.stderr == f"train.py: error: {line}\n"
     assert (trained / "metrics.jsonl").read_text() == before
 
 
 def test_an_interrupted_run_continues_where_it_stopped(home, trained):
-    arguments = [
-        str(ROOT / "train.py"),
-        *SMALL,
-        "--steps=400",
-        "--batch_size=2",
-        "--eval-every=2",
-        "--run_dir=runs/cut",
-    ]
+    """With Ctrl-C, and the same command again: the same weights to the bit."""
+    arguments = [*SMALL, *FEW, "--run_dir=runs/cut"]
     environment = os.environ | {"RTN_JAX_CACHE": str(home / "cache"), "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, *arguments],
+        [sys.executable, str(ROOT / "train.py"), *arguments],
         cwd=home,
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
-    written = home / "runs" / "cut" / "metrics.jsonl"
+    run = home / "runs" / "cut"
     deadline = time.monotonic() + 200
-    while not (written.exists() and '"step": 4' in written.read_text()):
+    while not (run / "checkpoints" / "00000004").exists():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.strip().endswith("train.py: interrupted")
+    assert process.returncode == 0
+    last = steps(run)[-1]
+    assert 4 <= last < 12
+    again = f"stopped after step {last} of 12, saved; to continue: python {ROOT}/train.py {' '.join(arguments)}"
+    assert again in errors.splitlines()
     assert "Traceback" not in errors
-    assert not [p for p in written.parent.iterdir() if p.name.startswith(".")]
-    last = json.loads((home / "runs" / "cut" / "checkpoint" / "config.json").read_text())["step"]
-    # The same choices, but for the number of steps, which is what the folder remembers: finish it two steps on.
-    choices = json.loads((written.parent / "train.json").read_text())
-    (written.parent / "train.json").write_text(json.dumps(choices | {"steps": last + 2}))
-    more = [*SMALL, f"--steps={last + 2}", "--batch_size=2", "--eval-every=2", "--run_dir=runs/cut"]
-    done = command(home, "train.py", *more)
-    assert f"continuing runs/cut at step {last}" in done.stderr
-    assert json.loads(written.read_text().splitlines()[-1])["step"] == last + 2
+    assert not [p for p in (run / "checkpoints").iterdir() if p.name.startswith(".")]
+    done = command(home, "train.py", *arguments)
+    assert f"continuing runs/cut after step {last}" in done.stderr
+    assert_same(run, trained)
 
 
 def test_evaluation_without_data(home, trained):
@@ -225,6 +218,11 @@ def refused(capsys, prog, config, action, arguments):
         (["--image_size=7", "--weights=random"], "image_size.*at least 32.*7"),
         (["--iterations", "1", "2", "3", "--weights=random"], "iterations: expected 2 numbers"),
         (["--stage=weak"], "weak stage needs --data"),
+        (["--train_backbone=conv9", *SMALL], "train_backbone: expected none, all or one of conv1_1.*'conv9'"),
+        (["--batch_size=6", "--accumulate=4", *SMALL], "accumulate: 6 pairs of each device.*into 4 parts"),
+        (["--processes=2"], "expected all three, or --distributed alone"),
+        (["--coordinator=here", "--processes=2", "--process=0"], "expected host:port, got 'here'"),
+        (["--coordinator=here:1", "--processes=2", "--process=2"], "process: expected 0 to 1, got 2|no host"),
     ],
 )
 def test_mistakes_in_training_are_one_line(unchecked, capsys, tmp_path, monkeypatch, arguments, message):
@@ -243,10 +241,9 @@ def test_mistakes_in_match_are_one_line(unchecked, capsys, tmp_path, home, train
     (tmp_path / "empty.png").write_bytes(b"")
     broken = tmp_path / "broken"
     shutil.copytree(trained, broken)
-    largest = max(
-        (p for p in (broken / "checkpoint/weights").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
-    )
-    largest.write_bytes(largest.read_bytes()[:1000])
+    for folder in (broken / "checkpoints").iterdir():
+        largest = max((p for p in (folder / "weights").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+        largest.write_bytes(largest.read_bytes()[:1000])
     ckpt = f"--ckpt={trained}"
     for arguments, message in [
         ([], "Missing"),

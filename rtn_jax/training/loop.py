@@ -133,7 +133,8 @@ def _train(run: _Run) -> None:
 def _train_phase(run: _Run, phase: Phase) -> None:
     """A phase to its end, or until the run is stopped."""
     train = run.train
-
+    if hosts.any_of(run.stop.by is not None):
+        return _stop(run, phase)
     if _validates(run, phase, run.done) and not run.validated and not _validate(run, phase):
         return _stop(run, phase)
     step = parallel(make_step(run.begin.config, phase.stage, phase.recipe, phase.steps, accumulate=train.accumulate))

@@ -94,7 +94,7 @@ class TestWhatARunLeaves:
 class TestStopped:
     def test_anywhere_and_continued_is_never_stopped(self, runner, whole, said):
         """Before the first step, within a line of figures, at validations, at the stages' ends: all in one run."""
-        for asked, stopped in ((0, 0), (1, 2), (3, 3), (6, 6), (7, 8), (9, 9), (12, 12)):  # one may have begun already
+        for asked, stopped in ((0, 0), (1, 2), (3, 3), (6, 6), (7, 8), (0, 8), (9, 9), (12, 12)):  # one may have begun already
             run = runner.fit("cut", stop_after=asked)
             assert steps(run)[-1] == stopped
             assert said.messages[-1].startswith(f"stopped after step {stopped} of 12, saved; to continue: python ")
@@ -173,6 +173,7 @@ class TestFolder:
     def test_without_any_checkpoint_it_begins_anew(self, runner, whole, said):
         run = runner.fit("anew", stop_after=8)
         shutil.rmtree(run / "checkpoints")
+        assert steps(runner.fit("anew", stop_after=1)) == [0, 2], "measured and kept"
         assert_same(runner.fit("anew"), whole)
         assert f"{run}: there is no checkpoint to continue from; beginning anew" in said.messages
 
