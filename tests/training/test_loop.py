@@ -94,7 +94,16 @@ class TestWhatARunLeaves:
 class TestStopped:
     def test_anywhere_and_continued_is_never_stopped(self, runner, whole, said):
         """Before the first step, within a line of figures, at validations, at the stages' ends: all in one run."""
-        for asked, stopped in ((0, 0), (1, 2), (3, 3), (6, 6), (7, 8), (0, 8), (9, 9), (12, 12)):  # one may have begun already
+        for asked, stopped in (
+            (0, 0),
+            (1, 2),
+            (3, 3),
+            (6, 6),
+            (7, 8),
+            (0, 8),
+            (9, 9),
+            (12, 12),
+        ):  # one may have begun already
             run = runner.fit("cut", stop_after=asked)
             assert steps(run)[-1] == stopped
             assert said.messages[-1].startswith(f"stopped after step {stopped} of 12, saved; to continue: python ")
