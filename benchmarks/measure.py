@@ -33,6 +33,7 @@ from rtn_jax.training.config import TrainConfig
 from rtn_jax.training.objectives import OBJECTIVES
 from rtn_jax.training.optimizer import joined, make_optimizer, moved_average, split, trained_layers
 from rtn_jax.training.saver import Saver
+from rtn_jax.training.scheduler import save_memory
 from rtn_jax.training.step import make_step, parallel
 
 Found = dict[str, Any]
@@ -41,6 +42,8 @@ Found = dict[str, Any]
 def main(request: Request) -> Found:
     """Does the job, together with the other processes if there are any."""
     train = TrainConfig(**{"data": "none", "weights": "random", **request.flags})
+    if train.remat or train.accumulate > 1:
+        save_memory()
     hosts.join(train.coordinator, train.processes, train.process)
     return JOBS[request.job](setup_of(train), request)
 

@@ -148,15 +148,16 @@ def field_statistics(field: Float[Array, "b h w 2 3"]) -> dict[str, Array]:
     """What a loss can spoil without matching better: the mean 2x2 part, its determinant, and the share of folds.
 
     Returns:
-        `mean_2x2` `[2, 2]`, `mean_determinant` and `folded` (the share of cells whose determinant is not positive).
+        Scalars: `mean_axx`, `mean_axy`, `mean_ayx`, `mean_ayy`, `mean_determinant`, and `folded`, the share of cells
+        whose determinant is not positive, NaN where one is not finite.
     """
     _check(field)
     matrix = field[..., :2].astype(jnp.float32)
     determinant = matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0]
-    return {
-        "mean_2x2": matrix.reshape(-1, 2, 2).mean(0),
+    mean = matrix.reshape(-1, 2, 2).mean(0)
+    return {f"mean_a{'xy'[i]}{'xy'[j]}": mean[i, j] for i in range(2) for j in range(2)} | {
         "mean_determinant": determinant.mean(),
-        "folded": (determinant <= 0).mean(dtype=jnp.float32),
+        "folded": jnp.where(jnp.isfinite(determinant), determinant <= 0, jnp.nan).mean(),
     }
 
 

@@ -55,17 +55,21 @@ def init(key: Array, config: Config | None = None, *, backbone_weights: PyTree |
     """
     config = Config() if config is None else config
     network = backbone(config)
-    backbone_key, geometry_key = jax.random.split(key)
-    if backbone_weights is None:
-        chosen = network.init(backbone_key)
-    else:
+    weights = _random_weights(key, config, backbone_too=backbone_weights is None)
+    if backbone_weights is not None:
         shapes = network.weight_shapes()
         chosen = {layer: backbone_weights.get(layer, {}) for layer in shapes}
         check_shapes("backbone_weights", chosen, shapes)
-        chosen = jax.tree.map(jnp.asarray, chosen)
+        weights["backbone"] = jax.tree.map(jnp.asarray, chosen)
+    return Params(weights, config)
+
+
+@partial(jax.jit, static_argnames=("config", "backbone_too"))  # as one program; one by one, its parts take seconds
+def _random_weights(key: Array, config: Config, *, backbone_too: bool) -> dict[str, Any]:
+    backbone_key, geometry_key = jax.random.split(key)
     volume = jnp.zeros((1, 16, 16, (2 * config.radius + 1) ** 2))
-    geometry = geometry_network(config).init(geometry_key, volume)["params"]
-    return Params({"backbone": chosen, "geometry": geometry}, config)
+    weights = {"geometry": geometry_network(config).init(geometry_key, volume)["params"]}
+    return weights | ({"backbone": backbone(config).init(backbone_key)} if backbone_too else {})
 
 
 def expected_shapes(config: Config) -> dict[str, Any]:

@@ -107,7 +107,8 @@ def test_statistics_by_hand():
     turned, folded = [[0.0, -2, 9], [2, 0, 9]], [[1.0, 0, 9], [0, -1, 9]]
     field = jnp.array([[turned, turned, folded, [[1.0, 0, 0], [0, 0, 0]]]])[:, None]
     statistics = field_statistics(field)
-    np.testing.assert_allclose(statistics["mean_2x2"], [[0.5, -1], [1, -0.25]])
+    means = [statistics[f"mean_a{ij}"] for ij in ("xx", "xy", "yx", "yy")]
+    np.testing.assert_allclose(means, [0.5, -1, 1, -0.25])
     np.testing.assert_allclose(statistics["mean_determinant"], (4 + 4 - 1 + 0) / 4)
     np.testing.assert_allclose(statistics["folded"], 0.5)  # a collapsed cell counts
 

@@ -2,7 +2,7 @@
 
 <run>/train.json           every choice of the run
 <run>/checkpoints/<step>/  the latest and the best weights, with what is needed to continue
-<run>/metrics.jsonl        one line per validation, and every few steps one of training
+<run>/metrics.jsonl        one line per validation, and every few steps one of training; null: not finite
 <run>/curves.png           the same, drawn
 <run>/matches_<step>.png   held-out matches
 <run>/tensorboard/         the curves for TensorBoard
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -132,14 +133,14 @@ class RunFolder:
 
     def _append_row(self) -> None:
         with (self.path / ROWS).open("a") as file:
-            file.write(json.dumps(self.rows[-1]) + "\n")
+            file.write(_line(self.rows[-1]))
 
     def _write_rows(self) -> None:
         if not (self.path / CHOICES).exists():
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_choices()
         new = self.path / f".{ROWS}.partial"
-        new.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        new.write_text("".join(map(_line, self.rows)))
         new.replace(self.path / ROWS)
 
     def _write_choices(self) -> None:
@@ -171,6 +172,17 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     # A flag shows in the recipe that it changed; once is enough.
     said = [name for name in changed if "." not in name or name.split(".")[1] not in changed]
     return [f"{name} {_shown(flat_before.get(name))} -> {_shown(flat_now.get(name))}" for name in said]
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(_strict(row), allow_nan=False) + "\n"
+
+
+def _strict(value: Any) -> Any:
+    """JSON has no NaN: what is not finite becomes null."""
+    if isinstance(value, dict):
+        return {name: _strict(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flat(choices: dict[str, Any]) -> dict[str, Any]:

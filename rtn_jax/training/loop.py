@@ -24,6 +24,7 @@ from rtn_jax.training.feed import Feed
 from rtn_jax.training.phases import Phase, phase_at
 from rtn_jax.training.resume import to_continue
 from rtn_jax.training.saver import Saver
+from rtn_jax.training.scheduler import save_memory
 from rtn_jax.training.start import RECENT, Start, start
 from rtn_jax.training.step import STOP, TrainState, init_state, make_step, parallel
 from rtn_jax.training.stopping import Stop
@@ -82,10 +83,12 @@ def fit(train: TrainConfig) -> dict[str, dict[str, float]]:
         ValueError: for data, weights or a folder that cannot be used, with nothing written; later, if too many photos
             cannot be read, updates have to be skipped, or the last checkpoint cannot be written.
     """
+    if train.remat or train.accumulate > 1:
+        save_memory()
     hosts.join(train.coordinator, train.processes, train.process, find=train.distributed)
     with contextlib.ExitStack() as stack:
+        begin = start(train)  # until it is over there is nothing to save: a signal ends the process as any other
         stop = stack.enter_context(Stop())
-        begin = start(train)
         saver = hosts.first(lambda: Saver(begin.folder.path, keep=train.keep))
         if saver is not None:
             stack.enter_context(saver)
@@ -230,8 +233,7 @@ def _validate(run: _Run, phase: Phase) -> bool:
         run.display.curves(run.done, key, values)
     run.display.validated(run.done, headlines)
     first = run.begin.validations[0]
-    if first.benchmark.protocol == "keypoints":
-        folder.save_picture(f"matches_{run.done:06d}.png", lambda: matches_picture(params, first.benchmark))
+    folder.save_picture(f"matches_{run.done:06d}.png", lambda: matches_picture(params, first.benchmark))
     folder.save_picture("curves.png", lambda: curves_picture(folder.rows))
     name, value = headlines[first.key]
     run.metric = (f"{first.key} {name}", value)

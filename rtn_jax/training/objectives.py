@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Key, UInt8
 
 from rtn_jax.affine import field_statistics
@@ -37,7 +38,7 @@ def synthetic(params: Params, batch: Batch, recipe: Recipe) -> tuple[Float[Array
     if recipe.tie_weight:
         terms["tie_loss"] = _tie(params.config, out, recipe)
         value = value + recipe.tie_weight * terms["tie_loss"]
-    return value, terms | _field_metrics(out.affine)
+    return value, terms | field_statistics(lax.stop_gradient(out.affine))
 
 
 def weak(params: Params, batch: Batch, recipe: Recipe) -> tuple[Float[Array, ""], Metrics]:
@@ -60,7 +61,7 @@ def weak(params: Params, batch: Batch, recipe: Recipe) -> tuple[Float[Array, ""]
         _, known, synthetic_terms = _on_warps(params, batch["src"], batch["seeds"], recipe)
         terms |= synthetic_terms
         value = value + recipe.synthetic_weight * known
-    return value, terms | _field_metrics(out.affine)
+    return value, terms | field_statistics(lax.stop_gradient(out.affine))
 
 
 _COLOURS = 100
@@ -132,9 +133,3 @@ def _tie(config: Config, out: Output, recipe: Recipe) -> Float[Array, ""]:
 
 def _keys(seeds: Array) -> Key[Array, " b"]:
     return jax.vmap(jax.random.key)(seeds)
-
-
-def _field_metrics(field: Float[Array, "b h w 2 3"]) -> Metrics:
-    statistics = field_statistics(jax.lax.stop_gradient(field))
-    mean = statistics.pop("mean_2x2")
-    return statistics | {f"mean_a{i}{j}": mean["xy".index(i), "xy".index(j)] for i in "xy" for j in "xy"}

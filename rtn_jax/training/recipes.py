@@ -14,6 +14,10 @@ Reduction = Literal["mean", "sum"]
 _CHOICES: dict[str, Any] = {"optimizer": OptimizerName, "schedule": ScheduleName, "reduction": Reduction}
 
 
+_LARGEST = 3.4e38
+"""What float32 can hold."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The choices of one stage; the defaults are our synthetic stage's."""
@@ -54,7 +58,7 @@ class Recipe:
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int | float) and not 0 <= value < float("inf"):
+            if isinstance(value, int | float) and not 0 <= value < _LARGEST:
                 raise ValueError(f"{field.name}: expected a finite number of at least 0, got {value}")
         for name in ("warmup", "average", "momentum", "colour"):
             if getattr(self, name) >= 1:

@@ -123,11 +123,7 @@ def validate(
 
 def field_numbers(field: Field) -> dict[str, float]:
     """`mean_axx`, `mean_axy`, `mean_ayx`, `mean_ayy`, `mean_determinant`, `folded` of a field; NaN where it has any."""
-    found = _field_statistics(field[None])
-    matrix, determinant = np.asarray(found["mean_2x2"]), float(found["mean_determinant"])
-    means = {f"mean_a{'xy'[i]}{'xy'[j]}": float(matrix[i, j]) for i in range(2) for j in range(2)}
-    folded = float(found["folded"]) if math.isfinite(determinant) else math.nan  # NaN is not above zero, yet no fold
-    return means | {"mean_determinant": determinant, "folded": folded}
+    return {name: float(value) for name, value in _field_statistics(field[None]).items()}
 
 
 _field_statistics = jax.jit(field_statistics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,16 @@ class TestFigures:
         add(run, 5)
         RunFolder(run.path, CHOICES).take_rows(10)
         assert lines(run) == [0, 5]
+
+    def test_that_are_not_finite_are_null(self, run):
+        """JSON has no NaN; readers in other languages would stumble over the whole file."""
+        row = {"step": 1, "train": {"loss": math.nan, "gradient_norm": math.inf, "learning_rate": 0.5}}
+        run.add(row)
+        assert run.rows == [row]
+        kept = {"step": 1, "train": {"loss": None, "gradient_norm": None, "learning_rate": 0.5}}
+        assert json.loads((run.path / "metrics.jsonl").read_text()) == kept
+        run.take_rows(1)
+        assert run.rows[1:] == [kept]
 
     def test_a_full_disk_is_said_once_and_costs_no_line(self, run, monkeypatch, caplog):
         def half(folder):
