@@ -215,7 +215,12 @@ def _iterate(
     start = field, jnp.zeros((*field.shape[:3], (2 * config.radius + 1) ** 2), _wide(config))
     unroll = jax.default_backend() == "cpu" if config.unroll is None else config.unroll
     (field, volume), fields = lax.scan(
-        jax.checkpoint(step) if config.remat else step, start, None, iterations, unroll=unroll
+        # One more than there are: of a single iteration, `unroll=1` would make a loop.
+        jax.checkpoint(step) if config.remat else step,
+        start,
+        None,
+        iterations,
+        unroll=iterations + 1 if unroll else 1,
     )
     return field, volume, fields
 

@@ -85,7 +85,8 @@ class TrainConfig:
     batch_size: int | None = None
     """Pairs per step, over all devices."""
     accumulate: int = 1
-    """Parts of a batch whose gradients are computed one after another: less memory, the same result."""
+    """Parts of a batch whose gradients are computed one after another: the same result; less memory, except on the
+    CPU."""
     optimizer: OptimizerName | None = None
     """adamw, or sgd with momentum."""
     learning_rate: float | None = None

@@ -128,7 +128,7 @@ def _headlines(axes: Axes, rows: Rows) -> list[Axes]:
             label += f", best {values[best]:.1f} at {steps[best]:,.0f}"
             axes.plot(steps[best], values[best], "o", markersize=12, color=color, fillstyle="none")
         axes.plot(steps, values, color=color, marker=marker, markersize=4.5, linewidth=1.6, label=label)
-    panels.legend(axes, "lower right")
+    panels.legend(axes, "best")
     return [axes]
 
 
