@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import signal
 from pathlib import Path
 
 # Most of a test's time goes into compiling programs that run once: the same programs, less optimised. Set before jax.
@@ -20,6 +21,9 @@ from tests import typecheck  # noqa: F401  (the hook below looks it up by name)
 
 # Before anything imports the library: modules imported earlier would stay unchecked.
 jaxtyping.install_import_hook("rtn_jax", "tests.typecheck.check")
+
+# Tests send it, to themselves and to commands; a shell that starts the suite in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
