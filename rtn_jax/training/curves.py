@@ -128,7 +128,11 @@ def _headlines(axes: Axes, rows: Rows) -> list[Axes]:
             label += f", best {values[best]:.1f} at {steps[best]:,.0f}"
             axes.plot(steps[best], values[best], "o", markersize=12, color=color, fillstyle="none")
         axes.plot(steps, values, color=color, marker=marker, markersize=4.5, linewidth=1.6, label=label)
-    panels.legend(axes, "best")
+    low, high = axes.get_ylim()
+    ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    axes.set_ylim(low - 0.09 * (high - low) * len(axes.get_legend_handles_labels()[1]), high)  # room for the legend
+    axes.set_yticks(ticks)
+    panels.legend(axes, "lower right")
     return [axes]
 
 
