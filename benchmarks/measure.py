@@ -42,7 +42,7 @@ Found = dict[str, Any]
 def main(request: Request) -> Found:
     """Does the job, together with the other processes if there are any."""
     train = TrainConfig(**{"data": "none", "weights": "random", **request.flags})
-    if train.remat or train.accumulate > 1:
+    if train.saves_memory:
         save_memory()
     hosts.join(train.coordinator, train.processes, train.process)
     return JOBS[request.job](setup_of(train), request)

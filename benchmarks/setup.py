@@ -77,7 +77,7 @@ def setup_of(train: TrainConfig) -> Setup:
 
 
 def random_weights(config: Config) -> Any:
-    """He-normal kernels, zero biases. `rtn_jax.init` compiles a program per shape, which takes longer than a step."""
+    """He-normal kernels, zero biases. `rtn_jax.init` would compile a program first, and its last layer is zero."""
     rng = np.random.default_rng(0)
 
     def weight(shape: tuple[int, ...]) -> Any:

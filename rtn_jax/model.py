@@ -215,12 +215,11 @@ def _iterate(
     start = field, jnp.zeros((*field.shape[:3], (2 * config.radius + 1) ** 2), _wide(config))
     unroll = jax.default_backend() == "cpu" if config.unroll is None else config.unroll
     (field, volume), fields = lax.scan(
-        # One more than there are: of a single iteration, `unroll=1` would make a loop.
         jax.checkpoint(step) if config.remat else step,
         start,
         None,
         iterations,
-        unroll=iterations + 1 if unroll else 1,
+        unroll=iterations + 1 if unroll else 1,  # one more than there are: a single one, too, is to be no loop
     )
     return field, volume, fields
 

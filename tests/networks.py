@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import rtn_jax
 from rtn_jax import Config, Level, Params
+from rtn_jax.images import save_image
 
 TWO_LEVELS = (Level(layer="conv3_1", iterations=1), Level(layer="conv2_1", iterations=2))
 ONE_LEVEL = (Level(layer="conv3_1", iterations=2),)
@@ -31,3 +34,10 @@ def photos(rng: np.random.Generator, count: int = 1, height: int = 32, width: in
     """Smooth random pictures, uint8 `[count, height, width, 3]`."""
     coarse = jnp.asarray(rng.uniform(0, 255, (count, 5, 5, 3)), jnp.float32)
     return np.asarray(jax.image.resize(coarse, (count, height, width, 3), "cubic")).clip(0, 255).astype(np.uint8)
+
+
+def write_two_classes(folder: Path, height: int, width: int, *, count: int = 7) -> None:
+    """Photos that belong to one class and the other in turn, in a folder per class."""
+    for i, photo in enumerate(photos(np.random.default_rng(0), count, height, width)):
+        (folder / f"class{i % 2}").mkdir(exist_ok=True)
+        save_image(folder / f"class{i % 2}" / f"{i}.png", photo)

@@ -188,6 +188,11 @@ class TrainConfig:
         """Where the run is written."""
         return self.run_dir or Path("runs") / self.backbone
 
+    @property
+    def saves_memory(self) -> bool:
+        """Whether something was asked for that takes less memory if the device goes through it in order."""
+        return self.remat or self.accumulate > 1
+
     def chosen(self, stage: StageName) -> Recipe:
         """The recipe of a stage, with what was asked for instead.
 

@@ -83,7 +83,7 @@ def fit(train: TrainConfig) -> dict[str, dict[str, float]]:
         ValueError: for data, weights or a folder that cannot be used, with nothing written; later, if too many photos
             cannot be read, updates have to be skipped, or the last checkpoint cannot be written.
     """
-    if train.remat or train.accumulate > 1:
+    if train.saves_memory:
         save_memory()
     hosts.join(train.coordinator, train.processes, train.process, find=train.distributed)
     with contextlib.ExitStack() as stack:

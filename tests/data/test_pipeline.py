@@ -15,8 +15,8 @@ from rtn_jax.data.files import ArrayFiles, FolderFiles
 from rtn_jax.data.pairs import Pair
 from rtn_jax.data.pipeline import Replaced, pair_batches, photo_batches
 from rtn_jax.data.sources import ListedPairs, Photos, pair_source, photo_source
-from rtn_jax.images import read_image, resize, save_image
-from tests.networks import photos
+from rtn_jax.images import read_image, resize
+from tests.networks import write_two_classes
 
 SHAPE = (16, 24)
 
@@ -25,9 +25,7 @@ SHAPE = (16, 24)
 def folder(tmp_path_factory):
     """Seven photos of two classes, 30 x 40, smooth but for one pixel that tells them apart."""
     path = tmp_path_factory.mktemp("photos")
-    for i, photo in enumerate(photos(np.random.default_rng(0), 7, 30, 40)):
-        (path / f"class{i % 2}").mkdir(exist_ok=True)
-        save_image(path / f"class{i % 2}" / f"{i}.png", photo)
+    write_two_classes(path, 30, 40)
     return path
 
 

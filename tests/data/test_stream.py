@@ -18,8 +18,7 @@ from rtn_jax.data import stream
 from rtn_jax.data.pipeline import pair_batches, photo_batches
 from rtn_jax.data.sources import pair_source, photo_source
 from rtn_jax.data.stream import Stream
-from rtn_jax.images import save_image
-from tests.networks import photos
+from tests.networks import write_two_classes
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (16, 24)
@@ -28,9 +27,7 @@ SHAPE = (16, 24)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("photos")
-    for i, photo in enumerate(photos(np.random.default_rng(0), 7, 30, 40)):
-        (path / f"class{i % 2}").mkdir(exist_ok=True)
-        save_image(path / f"class{i % 2}" / f"{i}.png", photo)
+    write_two_classes(path, 30, 40)
     return path
 
 

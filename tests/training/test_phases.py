@@ -12,7 +12,7 @@ from rtn_jax.images import save_image
 from rtn_jax.training.config import TrainConfig
 from rtn_jax.training.phases import phase_at, phases_of, stage_batches
 from rtn_jax.training.recipes import RECIPES
-from tests.networks import photos
+from tests.networks import write_two_classes
 
 SHAPE = (16, 24)
 
@@ -21,9 +21,7 @@ SHAPE = (16, 24)
 def folder(tmp_path_factory):
     """Seven photos: four of one class, three of another."""
     path = tmp_path_factory.mktemp("photos")
-    for i, photo in enumerate(photos(np.random.default_rng(0), 7, 20, 30)):
-        (path / f"class{i % 2}").mkdir(exist_ok=True)
-        save_image(path / f"class{i % 2}" / f"{i}.png", photo)
+    write_two_classes(path, 20, 30)
     lines = [{"src": f"class0/{i}.png", "tgt": f"class0/{i + 2}.png"} for i in (0, 2, 4)]
     (path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path

@@ -10,13 +10,12 @@ import pytest
 
 from rtn_jax.data.draws import Chosen, Draws
 from rtn_jax.data.pipeline import Batches
-from rtn_jax.images import save_image
 from rtn_jax.training import watch as module
 from rtn_jax.training.config import TrainConfig
 from rtn_jax.training.phases import Phase, phases_of
 from rtn_jax.training.recipes import Recipe
 from rtn_jax.training.watch import Watch
-from tests.networks import photos
+from tests.networks import write_two_classes
 
 SHAPE = (16, 16)
 
@@ -29,9 +28,7 @@ def said(caplog):
 
 def phase_of(folder, count=8, bad=(), **changes):
     """The second phase of a run on some photos, of which a few are damaged."""
-    for i, photo in enumerate(photos(np.random.default_rng(0), count, 18, 20)):
-        (folder / f"class{i % 2}").mkdir(exist_ok=True)
-        save_image(folder / f"class{i % 2}" / f"{i}.png", photo)
+    write_two_classes(folder, 18, 20, count=count)
     for i in bad:
         (folder / f"class{i % 2}" / f"{i}.png").write_bytes(b"not a photo")
     chosen = {"stage": "both", "data": str(folder), "batch_size": 4, "steps": 7} | changes
