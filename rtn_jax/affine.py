@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from rtn_jax.coordinates import Normalization, Shape, denormalize_vectors, pixel_grid, window_offsets
+from rtn_jax.coordinates import Normalization, Shape, clip_points, denormalize_vectors, pixel_grid, window_offsets
 from rtn_jax.sampling import Border, bilinear_sample, resize_bilinear
 
 
@@ -47,18 +47,32 @@ def resize_field(
 
 
 def sampling_positions(
-    field: Float[Array, "b h w 2 3"], *, radius: int = 1, normalization: Normalization = "centers"
+    field: Float[Array, "b h w 2 3"], *, radius: int = 1, dilation: int = 1, normalization: Normalization = "centers"
 ) -> Float[Array, "b h w m 2"]:
     """Where a `(2r + 1)^2` neighbourhood of every cell falls in the target: `p + A o + t`, in cells.
+
+    Args:
+        field: `[b, h, w, 2, 3]`.
+        radius: of the neighbourhood, in steps of `dilation` cells.
+        dilation: cells between two neighbours.
+        normalization: the units of the translations.
 
     Returns:
         `[b, h, w, (2r + 1)^2, 2]`, offsets `o` row by row.
     """
     _check(field)
-    shape = field.shape[1:3]
-    offsets = jnp.asarray(window_offsets(radius), field.dtype)  # [m, 2]
-    centres = jnp.asarray(pixel_grid(shape), field.dtype) + field_flow(field, shape, normalization=normalization)
+    offsets = jnp.asarray(dilation * window_offsets(radius), field.dtype)  # [m, 2]
+    centres = field_centres(field, normalization=normalization)
     return centres[..., None, :] + jnp.einsum("bhwij,mj->bhwmi", field[..., :2], offsets)
+
+
+def field_centres(
+    field: Float[Array, "b h w 2 3"], *, normalization: Normalization = "centers"
+) -> Float[Array, "b h w 2"]:
+    """Where every cell itself falls in the target: `p + t`, in cells."""
+    _check(field)
+    shape = field.shape[1:3]
+    return jnp.asarray(pixel_grid(shape), field.dtype) + field_flow(field, shape, normalization=normalization)
 
 
 def field_flow(
@@ -138,9 +152,7 @@ def transfer_points(mapping: Float[Array, "H W 2"], points: Float[Array, "n 2"])
     Returns:
         `[n, 2]` (x, y) in target pixels.
     """
-    shape = mapping.shape[:2]
-    limit = jnp.asarray([shape[1] - 1, shape[0] - 1], mapping.dtype)
-    inside = jnp.clip(points, 0, limit)
+    inside = clip_points(points, mapping.shape[:2])
     return bilinear_sample(mapping[None], inside[None])[0] + (points - inside)
 
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from rtn_jax.coordinates import Normalization, Shape
 from rtn_jax.sampling import Border
 
-BackboneName = Literal["vgg"]
+BackboneName = Literal["vgg", "vgg16", "resnet", "resnet50", "resnet152", "fcss", "cat-fcss"]
 DtypeName = Literal["float32", "bfloat16", "float64"]
+ResNetStride = Literal[16, 8]
+StrideIn = Literal["1x1", "3x3"]
 
 MIN_IMAGE_SIZE = 32
+
+CAFFE_MEAN = (123.680, 116.779, 103.939)
+"""Mean RGB colour of the Oxford VGG and the original ResNet weights, in whatever format they come."""
 
 
 def _is_whole(value: object, least: int) -> bool:
@@ -40,9 +46,9 @@ class Config:
     """Everything that fixes the network besides its weights. Hashable, so it can be static under `jax.jit`."""
 
     backbone: BackboneName = "vgg"
-    """Feature extractor shared by both images."""
-    levels: tuple[Level, ...] = (Level(layer="conv5_1", iterations=2), Level(layer="conv4_1", iterations=3))
-    """Coarse to fine."""
+    """Feature extractor shared by both images: VGG-19 or -16, ResNet-101, -50 or -152, FCSS, or CAT-FCSS."""
+    levels: tuple[Level, ...] = cast("tuple[Level, ...]", None)
+    """Coarse to fine; two of the backbone's own unless given."""
     radius: int = 4
     """Of the correlation window in cells: (2 * radius + 1)^2 candidates."""
     image_size: int | tuple[int, int] = (256, 256)
@@ -61,6 +67,13 @@ class Config:
     """Recompute every iteration in the backward pass instead of storing it."""
     unroll: bool | None = None
     """Unroll the recurrence when compiling; None: on the CPU only, where a rolled gradient is several times slower."""
+    resnet_stride: ResNetStride = 16
+    """ResNets: image pixels per cell of conv4 (and conv5). 8 dilates it, with the same weights, for a finer grid."""
+    pixel_mean: tuple[float, float, float] = CAFFE_MEAN
+    """RGB colour that is subtracted from images; goes with the backbone's weights, whose file decides."""
+    stride_in: StrideIn = "1x1"
+    """ResNets: the convolution of a stage's first block that has its stride, likewise decided by the weights. 1x1: the
+    original's; 3x3: torchvision's."""
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -70,7 +83,8 @@ class Config:
         for name, kind in _CHOICES.items():
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name}: expected one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
-        object.__setattr__(self, "levels", tuple(self.levels) if isinstance(self.levels, Iterable) else ())
+        levels = _levels(self.backbone) if self.levels is None else self.levels
+        object.__setattr__(self, "levels", tuple(levels) if isinstance(levels, Iterable) else ())
         if not self.levels or not all(isinstance(level, Level) for level in self.levels):
             raise ValueError(f"levels: expected at least one Level, got {self.levels!r}")
         if len(self.image_shape) != 2 or not all(_is_whole(n, MIN_IMAGE_SIZE) for n in self.image_shape):
@@ -81,6 +95,8 @@ class Config:
         for name in ("radius", "geometry_width"):
             if not _is_whole(getattr(self, name), 1):
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {getattr(self, name)!r}")
+        if len(self.pixel_mean) != 3 or not all(math.isfinite(value) for value in self.pixel_mean):
+            raise ValueError(f"pixel_mean: expected three numbers, got {self.pixel_mean!r}")
 
     @property
     def image_shape(self) -> Shape:
@@ -135,7 +151,27 @@ _CHOICES: dict[str, Any] = {
     "normalization": Normalization,
     "upsampling": Border,
     "compute_dtype": DtypeName,
+    "resnet_stride": ResNetStride,
+    "stride_in": StrideIn,
 }
+
+_LAYERS: dict[BackboneName, tuple[str, str, str]] = {
+    "vgg": ("conv5_1", "conv4_1", "conv4_4"),
+    "vgg16": ("conv5_1", "conv4_1", "conv4_3"),
+    "resnet": ("conv4_23", "conv3_4", "conv4_23"),
+    "resnet50": ("conv4_6", "conv3_4", "conv4_6"),
+    "resnet152": ("conv4_36", "conv3_8", "conv4_36"),
+    "fcss": ("stride16", "stride8", "stride8"),
+    "cat-fcss": ("stride16", "stride8", "stride8"),
+}
+"""Layers of the two default levels, at 16 and 8 pixels per cell, and the one of `paper`: conv4_4, conv4_23 and CAT-FCSS
+are the paper's; those of the other backbones stand where these do."""
+
+
+def _levels(backbone: BackboneName) -> tuple[Level, ...]:
+    """The released schedule on a backbone's layers."""
+    coarse, fine, _ = _LAYERS[backbone]
+    return Level(layer=coarse, iterations=2), Level(layer=fine, iterations=3)
 
 
 def default(backbone: BackboneName = "vgg") -> Config:
@@ -144,13 +180,19 @@ def default(backbone: BackboneName = "vgg") -> Config:
 
 
 def paper(backbone: BackboneName = "vgg") -> Config:
-    """One level, as the paper describes: conv4_4 features, five iterations."""
-    return Config(backbone=backbone, levels=(Level(layer="conv4_4", iterations=5),))
+    """One level, as the paper describes (conv4_4, conv4_23 or CAT-FCSS), five iterations."""
+    return Config(backbone=backbone, levels=(Level(layer=_LAYERS[backbone][2], iterations=5),))
 
 
-def released() -> Config:
-    """The released network, its conventions included: with its weights it gives its output."""
+def released(backbone: BackboneName = "vgg") -> Config:
+    """The released network, its conventions included: with its weights it gives its output.
+
+    Raises:
+        ValueError: for another backbone than VGG-19, the only one that was released.
+    """
+    if backbone != "vgg":
+        raise ValueError(f"backbone: the released network has vgg, got {backbone!r}; see the presets default and paper")
     return Config(normalization="corners", upsampling="zero", final_correlation=False)
 
 
-PRESETS = {"default": default, "paper": paper, "released": lambda backbone="vgg": released()}
+PRESETS = {"default": default, "paper": paper, "released": released}

@@ -1,4 +1,4 @@
-"""The ordinary convolution, in whichever form the platform computes fastest."""
+"""Convolutions: the ordinary one, in whichever form the platform computes fastest, and the one under a field."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from rtn_jax.sampling import bilinear_sample
 
 _SMALL_GRID = 64  # cells
 _SMALL_KERNEL = 9  # taps
@@ -33,3 +35,21 @@ def convolve(
     shifts = [padded[:, i : i + h, j : j + w] for i in range(height) for j in range(width)]
     neighbourhoods = jnp.concatenate(shifts, axis=-1)  # [b, h, w, kh * kw * i]
     return neighbourhoods @ kernel.reshape(height * width * channels, -1)
+
+
+def warped_convolve(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"], positions: Float[Array, "b H W m 2"]
+) -> Float[Array, "b H W o"]:
+    """A convolution whose `m = k * k` neighbours of every cell lie at given positions of its input, zero outside.
+
+    Args:
+        x: `[b, h, w, i]`.
+        kernel: `[k, k, i, o]`.
+        positions: `[b, H, W, k * k, 2]` in cells of `x`, row by row: `affine.sampling_positions`.
+
+    Source: the affine-warped convolution of the release, which samples nine positions per cell and convolves them with
+    stride 3.
+    """
+    samples = bilinear_sample(x, positions)
+    flat = samples.reshape(*samples.shape[:3], -1)
+    return flat @ kernel.reshape(flat.shape[-1], -1)

@@ -131,6 +131,12 @@ def mirror_points(points: Any, shape: Shape) -> Any:
     return (size - abs(phase - size) - 0.5).clip(0, size - 1)
 
 
+def clip_points(points: Any, shape: Shape) -> Any:
+    """Positions `[..., 2]` moved to the nearest place between the centres of an image's border pixels."""
+    points = _float(points)
+    return points.clip(0, _xy(shape, points) - 1)
+
+
 def denormalize_vectors(vectors: Any, shape: Shape, normalization: Normalization) -> Any:
     """Displacements in normalised units to pixels of an image or cells of a grid of `shape`."""
     return _float(vectors) * _unit(shape, normalization, vectors)

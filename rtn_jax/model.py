@@ -30,7 +30,7 @@ class Features:
     """What `match` needs of a batch of images, computed once however many pairs they are in."""
 
     taps: dict[str, Tap]
-    """Per level's layer, the input and output of its last convolution."""
+    """Per level's layer, what is redone under a field is computed from, and the features."""
     image_shape: Shape
     """(height, width) of the images that were given; results come back in their pixels."""
 

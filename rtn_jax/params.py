@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from rtn_jax.backbones import backbone
+from rtn_jax.backbones import Pretrained, backbone
 from rtn_jax.config import Config
 from rtn_jax.geometry import GeometryNetwork
 
@@ -21,7 +21,7 @@ class Params:
     """A network: its weights, which are the leaves, and its config, which is static. A pytree like any other."""
 
     weights: PyTree
-    """`{"backbone": {layer: {"kernel", "bias"}}, "geometry": {layer: {"kernel", "bias"}}}`."""
+    """`{"backbone": {layer: {name: array}}, "geometry": {layer: {"kernel", "bias"}}}`."""
     config: Config
 
     def configure(self, **changes: Any) -> Params:
@@ -31,7 +31,7 @@ class Params:
             ValueError: if a field does not exist, is invalid, or would need other weights.
         """
         config = self.config.replace(**changes)
-        fixed = ("backbone", "radius", "geometry_width")
+        fixed = ("backbone", "radius", "geometry_width", "pixel_mean", "stride_in")
         changed = [name for name in fixed if getattr(config, name) != getattr(self.config, name)]
         if changed:
             raise ValueError(f"config: weights are for another {', '.join(changed)}; only a new network can change it")
@@ -41,35 +41,43 @@ class Params:
         return Params(self.weights, config)
 
 
-def init(key: Array, config: Config | None = None, *, backbone_weights: PyTree | None = None) -> Params:
+def init(key: Array, config: Config | None = None, *, backbone_weights: PyTree | Pretrained | None = None) -> Params:
     """A new network. Its geometry network ends in zeros, so untrained it leaves the identity field as it is.
 
     Args:
         key: of `jax.random`.
         config: `Config()` unless given.
-        backbone_weights: pretrained weights, such as `rtn_jax.weights.pretrained("vgg")` returns; layers beyond the
-            deepest one the config needs are left out. Random (He-normal) unless given.
+        backbone_weights: pretrained weights, such as `rtn_jax.weights.pretrained("vgg")` returns (the fields of the
+            config that go with them are then theirs), or just their layers. Layers beyond the deepest one the config
+            needs are left out; the layers of a backbone's head may be missing and are then drawn. Random (He-normal)
+            unless given.
 
     Raises:
         ValueError: if the config's layers do not exist, or `backbone_weights` lacks a layer or has another shape.
     """
     config = Config() if config is None else config
+    if isinstance(backbone_weights, Pretrained):
+        config = config.replace(**backbone_weights.settings)
+        backbone_weights = backbone_weights.layers
     network = backbone(config)
-    weights = _random_weights(key, config, backbone_too=backbone_weights is None)
+    shapes = network.weight_shapes()
+    drawn = tuple(shapes if backbone_weights is None else (x for x in network.head if x not in backbone_weights))
+    weights = _random_weights(key, config, drawn)
     if backbone_weights is not None:
-        shapes = network.weight_shapes()
-        chosen = {layer: backbone_weights.get(layer, {}) for layer in shapes}
-        check_shapes("backbone_weights", chosen, shapes)
-        weights["backbone"] = jax.tree.map(jnp.asarray, chosen)
+        given = {layer: backbone_weights.get(layer, {}) for layer in shapes if layer not in drawn}
+        check_shapes("backbone_weights", given, {layer: shapes[layer] for layer in given})
+        weights["backbone"] |= jax.tree.map(jnp.asarray, given)
     return Params(weights, config)
 
 
-@partial(jax.jit, static_argnames=("config", "backbone_too"))  # as one program; one by one, its parts take seconds
-def _random_weights(key: Array, config: Config, *, backbone_too: bool) -> dict[str, Any]:
+@partial(jax.jit, static_argnames=("config", "layers"))  # as one program; one by one, its parts take seconds
+def _random_weights(key: Array, config: Config, layers: tuple[str, ...]) -> dict[str, Any]:
+    """Of the geometry network and those layers of the backbone."""
     backbone_key, geometry_key = jax.random.split(key)
     volume = jnp.zeros((1, 16, 16, (2 * config.radius + 1) ** 2))
-    weights = {"geometry": geometry_network(config).init(geometry_key, volume)["params"]}
-    return weights | ({"backbone": backbone(config).init(backbone_key)} if backbone_too else {})
+    geometry = geometry_network(config).init(geometry_key, volume)["params"]
+    drawn = backbone(config).init(backbone_key)
+    return {"geometry": geometry, "backbone": {layer: drawn[layer] for layer in layers}}
 
 
 def expected_shapes(config: Config) -> dict[str, Any]:

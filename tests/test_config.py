@@ -22,6 +22,9 @@ CHANGED = Config(
     compute_dtype="bfloat16",
     remat=True,
     unroll=False,
+    resnet_stride=8,
+    pixel_mean=(1.0, 2.0, 3.0),
+    stride_in="3x3",
 )
 
 
@@ -96,7 +99,7 @@ def test_replace_refuses(unchecked):
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"backbone": "alexnet"}, r"^backbone: expected one of vgg, got 'alexnet'"),
+        ({"backbone": "alexnet"}, r"^backbone: expected one of vgg, .*, cat-fcss, got 'alexnet'"),
         ({"normalization": "pixels"}, r"^normalization: expected one of corners, centers, got 'pixels'"),
         ({"upsampling": "cubic"}, r"^upsampling: expected one of edge, zero, got 'cubic'"),
         ({"compute_dtype": "float8"}, r"^compute_dtype: expected one of float32, bfloat16, float64, got 'float8'"),

@@ -1,62 +1,56 @@
-"""How a backbone looks from outside: it computes the taps of an image and redoes a last convolution under a field.
-
-Nothing outside this package knows which backbone runs.
-"""
+"""Feature extractors. Nothing outside this package knows which one runs."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
 
-from jaxtyping import Array, Float
-
+from rtn_jax.backbones.base import Backbone, Pretrained, Shapes, Tap, Weights
+from rtn_jax.backbones.fcss import FCSSBackbone
+from rtn_jax.backbones.resnet import ResNetBackbone
 from rtn_jax.backbones.vgg import VGGBackbone
-from rtn_jax.config import Config
-from rtn_jax.coordinates import Normalization
+from rtn_jax.config import BackboneName, Config
 
-Weights = dict[str, Any]
-
-
-class Tap(NamedTuple):
-    """What matching needs of one layer of one image."""
-
-    input: Float[Array, "b h w i"]
-    """Of the layer's last convolution, to be sampled under a field."""
-    output: Float[Array, "b h w c"]
-    """The layer's features, not normalised."""
+__all__ = ["Backbone", "Pretrained", "Shapes", "Tap", "Weights", "backbone", "full_weight_shapes"]
 
 
-@runtime_checkable
-class Backbone(Protocol):
-    """A feature extractor; frozen, without weights of its own."""
-
-    @property
-    def fill(self) -> tuple[float, float, float]:
-        """The RGB colour that the backbone sees as nothing; images are padded with it."""
-
-    def stride(self, layer: str) -> int:
-        """Image pixels per cell of that layer. Raises ValueError for a layer that does not exist."""
-
-    def init(self, key: Array) -> Weights:
-        """Random weights."""
-
-    def weight_shapes(self) -> dict[str, dict[str, tuple[int, ...]]]:
-        """Shape of every weight, by layer and name."""
-
-    def taps(self, weights: Weights, images: Float[Array, "b H W 3"]) -> dict[str, tuple[Array, Array]]:
-        """Input and output of the last convolution of every layer asked for; images are RGB in 0..255."""
-
-    def redo(
-        self,
-        weights: Weights,
-        layer: str,
-        inputs: Float[Array, "b h w i"],
-        field: Float[Array, "b h w 2 3"],
-        normalization: Normalization,
-    ) -> Float[Array, "b h w c"]:
-        """The layer's output with its last convolution sampled under an affine field; the identity changes nothing."""
+def _vgg(config: Config, layers: tuple[str, ...], depth: int) -> VGGBackbone:
+    return VGGBackbone(layers=layers, depth=depth, dtype=config.compute_dtype, mean=config.pixel_mean)
 
 
-_BACKBONES = {"vgg": VGGBackbone}
+def _resnet(config: Config, layers: tuple[str, ...], depth: int) -> ResNetBackbone:
+    return ResNetBackbone(
+        layers=layers,
+        depth=depth,
+        dtype=config.compute_dtype,
+        mean=config.pixel_mean,
+        deepest_stride=config.resnet_stride,
+        stride_in=config.stride_in,
+    )
+
+
+def _fcss(config: Config, layers: tuple[str, ...], affine: bool) -> FCSSBackbone:
+    return FCSSBackbone(layers=layers, affine=affine, dtype=config.compute_dtype, mean=config.pixel_mean)
+
+
+_BACKBONES: dict[BackboneName, Callable[[Config, tuple[str, ...]], Backbone]] = {
+    "vgg": lambda config, layers: _vgg(config, layers, 19),
+    "vgg16": lambda config, layers: _vgg(config, layers, 16),
+    "resnet": lambda config, layers: _resnet(config, layers, 101),
+    "resnet50": lambda config, layers: _resnet(config, layers, 50),
+    "resnet152": lambda config, layers: _resnet(config, layers, 152),
+    "fcss": lambda config, layers: _fcss(config, layers, False),
+    "cat-fcss": lambda config, layers: _fcss(config, layers, True),
+}
+
+_LAST = {
+    "vgg": "conv5_4",
+    "vgg16": "conv5_3",
+    "resnet": "conv5_3",
+    "resnet50": "conv5_3",
+    "resnet152": "conv5_3",
+    "fcss": "stride4",
+    "cat-fcss": "stride4",
+}
 
 
 def backbone(config: Config) -> Backbone:
@@ -65,10 +59,13 @@ def backbone(config: Config) -> Backbone:
     Raises:
         ValueError: if a level's layer does not exist or the levels are not ordered from coarse to fine.
     """
-    built = _BACKBONES[config.backbone](
-        layers=tuple(level.layer for level in config.levels), dtype=config.compute_dtype
-    )
+    built = _BACKBONES[config.backbone](config, tuple(level.layer for level in config.levels))
     strides = [built.stride(level.layer) for level in config.levels]
     if strides != sorted(strides, reverse=True):
         raise ValueError(f"levels: expected coarse to fine, got strides {strides}")
     return built
+
+
+def full_weight_shapes(name: BackboneName) -> Shapes:
+    """Shape of every weight of a backbone, its deepest layers included: what a file of it holds at most."""
+    return _BACKBONES[name](Config(backbone=name), (_LAST[name],)).weight_shapes()

@@ -17,8 +17,8 @@ from jax.test_util import check_grads
 
 from rtn_jax.affine import identity_field
 from rtn_jax.backbones import Backbone, backbone
-from rtn_jax.backbones.vgg import LAYERS, RGB_MEAN, VGGBackbone, weight_shapes
-from rtn_jax.config import Config, Level
+from rtn_jax.backbones.vgg import LAYERS, VGGBackbone, weight_shapes
+from rtn_jax.config import CAFFE_MEAN, Config, Level
 from rtn_jax.weights import fetch, read_backbone
 from tests import oracle
 
@@ -103,7 +103,7 @@ def test_taps_equal_the_slow_loop(weights, taps_of, rng):
         if layer != "conv1_1":
             slow = oracle.layer_input(expected, layer)
             np.testing.assert_allclose(inputs[0], slow, rtol=0, atol=1e-4 * slow.max(), err_msg=layer)
-    np.testing.assert_allclose(taps["conv1_1"][0][0], image[0] - np.array(RGB_MEAN), atol=1e-4)
+    np.testing.assert_allclose(taps["conv1_1"][0][0], image[0] - np.array(CAFFE_MEAN), atol=1e-4)
 
 
 def test_the_fill_colour_is_nothing(weights):

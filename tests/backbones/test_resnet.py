@@ -1,0 +1,142 @@
+"""ResNets against Keras' and a slow loop, and their dilation."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # read when Keras is imported
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rtn_jax.affine import identity_field
+from rtn_jax.backbones.resnet import ResNetBackbone, blocks_of
+from rtn_jax.weights import read_backbone
+from tests import oracle
+
+EPSILON = 1.001e-5  # Keras' of batch norm
+
+
+@pytest.fixture(scope="module")
+def keras():
+    return pytest.importorskip("keras")
+
+
+def randomised(keras, model, rng):
+    """Weights under which activations neither vanish nor explode, and no statistic of batch norm is trivial."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            kernel, bias = layer.get_weights()
+            kernel = rng.standard_normal(kernel.shape) * np.sqrt(2 / np.prod(kernel.shape[:3]))
+            layer.set_weights([kernel, 0.1 * rng.standard_normal(bias.shape)])
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            n = layer.get_weights()[0].shape
+            last = 0.2 if layer.name.endswith("_3_bn") else 1.0
+            gamma, variance = last * rng.uniform(0.7, 1.3, n), rng.uniform(0.7, 1.3, n)
+            layer.set_weights([gamma, 0.1 * rng.standard_normal(n), 0.1 * rng.standard_normal(n), variance])
+
+
+def keras_features(keras, model, layer, images):
+    bgr = keras.applications.resnet.preprocess_input(np.array(images, np.float32))
+    inner = keras.Model(model.input, model.get_layer(f"{layer.replace('_', '_block')}_out").output)
+    variables = [[v.value for v in group] for group in (inner.trainable_variables, inner.non_trainable_variables)]
+    return np.asarray(jax.jit(lambda x: inner.stateless_call(*variables, x)[0])(bgr))
+
+
+@pytest.mark.parametrize(
+    ("application", "depth", "layers", "shape"),
+    [
+        ("ResNet50", 50, ("conv4_6", "conv3_4", "conv2_2"), (70, 49)),
+        ("ResNet101", 101, ("conv4_23",), (97, 65)),
+    ],
+)
+def test_features_equal_keras(keras, rng, tmp_path, application, depth, layers, shape):
+    model = getattr(keras.applications, application)(weights=None, include_top=False, input_shape=(None, None, 3))
+    randomised(keras, model, rng)
+    model.save(tmp_path / "saved.h5")
+    weights = read_backbone(tmp_path / "saved.h5", "resnet50" if depth == 50 else "resnet").layers
+    images = rng.integers(0, 256, (1, *shape, 3))
+    taps = jax.jit(ResNetBackbone(layers=layers, depth=depth).taps)(weights, jnp.asarray(images, jnp.float32))
+    for layer in layers:
+        expected = keras_features(keras, model, layer, images)
+        assert taps[layer][1].shape == expected.shape
+        np.testing.assert_allclose(taps[layer][1], expected, rtol=0, atol=1e-3 * np.abs(expected).max())
+
+
+def random_weights(network, rng):
+    shapes = network.weight_shapes()
+    return {
+        layer: {
+            "kernel": rng.standard_normal(parts["kernel"]) * np.sqrt(1 / np.prod(parts["kernel"][:3])),
+            "scale": rng.uniform(0.5, 1.5, parts["scale"]),
+            "bias": 0.1 * rng.standard_normal(parts["bias"]),
+        }
+        for layer, parts in shapes.items()
+    }
+
+
+def test_redone_equals_the_slow_loop(x64, rng):
+    network = ResNetBackbone(layers=("conv2_2",), depth=50, dtype="float64")
+    weights = random_weights(network, rng)
+    reduced, shortcut = rng.standard_normal((5, 7, 64)), rng.standard_normal((5, 7, 256))
+    field = np.eye(2, 3) + 0.4 * rng.standard_normal((5, 7, 2, 3))
+    got = network.redo(
+        weights,
+        "conv2_2",
+        {"reduced": jnp.asarray(reduced[None]), "shortcut": jnp.asarray(shortcut[None])},
+        jnp.asarray(field[None]),
+        "centers",
+    )
+    middle, expand = weights["conv2_2_3x3"], weights["conv2_2_expand"]
+    y = oracle.affine_warped_convolution(reduced, middle["kernel"] * middle["scale"], middle["bias"], field, "centers")
+    y = oracle.conv2d(y, expand["kernel"] * expand["scale"], expand["bias"])  # the oracle's has its ReLU
+    for i, j in np.ndindex(5, 7):
+        y[i, j] += oracle.bilinear(shortcut, j + field[i, j, 0, 2] * 7 / 2, i + field[i, j, 1, 2] * 5 / 2)
+    np.testing.assert_allclose(got[0], oracle.relu(y), atol=1e-10)
+
+
+@pytest.mark.parametrize("stride_in", ["1x1", "3x3"])
+def test_a_finer_grid_has_the_features_of_the_coarse_one(rng, stride_in):
+    """Dilated as it should be, every other cell of conv4 is what it was."""
+    coarse, fine = (
+        ResNetBackbone(layers=("conv4_3",), depth=50, stride_in=stride_in, deepest_stride=stride) for stride in (16, 8)
+    )
+    assert (coarse.stride("conv4_3"), fine.stride("conv4_3")) == (16, 8)
+    weights = jax.tree.map(jnp.float32, random_weights(coarse, rng))
+    image = jnp.asarray(rng.uniform(0, 255, (1, 64, 96, 3)), jnp.float32)
+    expected = coarse.taps(weights, image)["conv4_3"][1]
+    inputs, got = fine.taps(weights, image)["conv4_3"]
+    assert got.shape == (1, 8, 12, 1024)
+    np.testing.assert_allclose(got[:, ::2, ::2], expected, rtol=0, atol=1e-5 * float(expected.max()))
+    again = fine.redo(weights, "conv4_3", inputs, identity_field(1, (8, 12)), "centers")
+    np.testing.assert_allclose(again, got, rtol=0, atol=1e-5 * float(got.max()))
+
+
+def test_where_the_stride_is_matters(rng):
+    original, other = (ResNetBackbone(layers=("conv3_2",), depth=50, stride_in=where) for where in ("1x1", "3x3"))
+    assert original.weight_shapes() == other.weight_shapes()
+    weights = jax.tree.map(jnp.float32, random_weights(original, rng))
+    image = jnp.asarray(rng.uniform(0, 255, (1, 32, 32, 3)), jnp.float32)
+    one, two = (network.taps(weights, image)["conv3_2"][1] for network in (original, other))
+    assert one.shape == two.shape
+    assert float(jnp.abs(one - two).max()) > 0.1 * float(one.max())
+
+
+def test_random_weights_keep_activations_in_bounds(rng):
+    """23 blocks that each double the variance would end at ten million times what came in."""
+    network = ResNetBackbone(layers=("conv2_3", "conv4_23"))
+    taps = network.taps(network.init(jax.random.key(0)), jnp.asarray(rng.uniform(0, 255, (1, 64, 64, 3)), jnp.float32))
+    early, late = (float(jnp.std(taps[layer][1])) for layer in ("conv2_3", "conv4_23"))
+    assert 0.1 * early < late < 10 * early
+
+
+def test_names_and_strides(unchecked):
+    assert [len(blocks_of(depth)) for depth in (50, 101, 152)] == [16, 33, 50]
+    network = ResNetBackbone(layers=("conv4_23",))
+    assert [network.stride(f"conv{stage}_2") for stage in (2, 3, 4, 5)] == [4, 8, 16, 32]
+    assert network.weight_shapes()["conv4_1_project"]["kernel"] == (1, 1, 512, 1024)
+    assert network.weight_shapes()["conv4_23_3x3"]["kernel"] == (3, 3, 256, 256)
+    with pytest.raises(ValueError, match=r"^layer: ResNet-101 has conv2_2, .*; got 'conv4_1'"):
+        ResNetBackbone(layers=("conv4_1",))
