@@ -153,6 +153,58 @@ def tie_loss(
     return _over_iterations(errors, decay)
 
 
+def correspondence_loss(
+    src: Float[Array, "b h w c"],
+    tgt: Float[Array, "b h w c"],
+    src_mask: Float[Array, "b h w"] | None = None,
+    tgt_mask: Float[Array, "b h w"] | None = None,
+    *,
+    temperature: float = 1.0,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Cross-entropy that asks features to tell each cell's match from all other cells, matches being what they say now.
+
+    The matches are the mutual nearest neighbours inside the masks: cells whose best cell in the other image has them as
+    its best. Each is classified among the other image's cells by `softmax(temperature * cosine)`, both ways.
+
+    Args:
+        src, tgt: `[b, h, w, c]` features of unit length.
+        src_mask, tgt_mask: `[b, h, w]`, 1 inside the object, 0 outside; all ones unless given. Cells outside are
+            neither matched nor candidates.
+        temperature: multiplies the cosines.
+
+    Returns:
+        The loss, a mean over each pair's matches and then over the pairs, where a pair with an empty mask counts as
+        zero; and the share of the source's masked cells that have a match.
+
+    Raises:
+        ValueError: for features of different shapes or masks that do not fit.
+
+    Source: the correspondence classification of CAT-FCSS's weakly supervised training (Kim et al., TPAMI 2019), whose
+    positive samples are mutual nearest neighbours inside the objects' boxes.
+    """
+    if src.ndim != 4 or src.shape != tgt.shape:
+        raise ValueError(f"src, tgt: expected two arrays [b, h, w, c] of one shape, got {src.shape} and {tgt.shape}")
+    masks = []
+    for name, mask in (("src_mask", src_mask), ("tgt_mask", tgt_mask)):
+        mask = jnp.ones(src.shape[:3], bool) if mask is None else mask
+        if mask.shape != src.shape[:3]:
+            raise ValueError(f"{name}: expected {src.shape[:3]}, got {mask.shape}")
+        masks.append(mask.reshape(len(src), -1) > 0)
+    a, b = (_at_least_single(x).reshape(len(x), -1, x.shape[-1]) for x in (src, tgt))
+    allowed = masks[0][:, :, None] & masks[1][:, None, :]
+    # Finite, so that a cell without any candidate has a loss and a gradient, which are then not counted.
+    cosines = jnp.where(allowed, jnp.einsum("bnc,bmc->bnm", a, b), -2.0)
+    best = jnp.argmax(cosines, axis=2)  # [b, n], of the target's cells
+    back = jnp.take_along_axis(jnp.argmax(cosines, axis=1), best, axis=1)
+    mutual = (back == jnp.arange(best.shape[1])) & masks[0] & masks[1].any(1, keepdims=True)
+    logits = jnp.where(allowed, temperature * cosines, -1e9)
+    matched = jnp.take_along_axis(logits, best[..., None], axis=2)[..., 0]
+    backward = jnp.take_along_axis(jax.nn.logsumexp(logits, axis=1), best, axis=1)
+    errors = (jax.nn.logsumexp(logits, axis=2) + backward) / 2 - matched
+    share = mutual.sum(1) / jnp.maximum(masks[0].sum(1), 1)
+    return _over_pairs(errors[:, None], mutual[:, None], "mean"), share.mean()
+
+
 def _over_pairs(
     cells: Float[Array, "*k b h w"], weights: Float[Array, "b h w"] | Bool[Array, "b h w"], reduction: str
 ) -> Float[Array, "*k"]:

@@ -10,8 +10,8 @@ from jaxtyping import UInt8
 
 from rtn_jax.coordinates import Shape, shrunk_shape
 from rtn_jax.data.pairs import Benchmark, Pair
-from rtn_jax.evaluation import ImageFeatures, network
-from rtn_jax.evaluation.matchers import BATCH, Points
+from rtn_jax.evaluation import ImageFeatures
+from rtn_jax.evaluation.matchers import BATCH, MATCHERS, MatcherName, Points
 from rtn_jax.images import resize
 from rtn_jax.metrics import known_flow
 from rtn_jax.model import Output, encode, match
@@ -26,9 +26,11 @@ _GAP = 10
 
 
 def matches_picture(
-    params: Params, benchmark: Benchmark, *, rows: int = 4, points: int = 12
+    params: Params, benchmark: Benchmark, *, rows: int = 4, points: int = 12, matcher: MatcherName = "network"
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Predicted matches of a few pairs of a benchmark, evenly spread, one below the other; true ones where known.
+
+    The network's, or those of the nearest neighbours of its features.
 
     A network that answers NaN has no matches to show.
 
@@ -38,8 +40,8 @@ def matches_picture(
     count = len(benchmark.pairs)
     shown = [benchmark.pairs[round(i)] for i in np.linspace(0, count - 1, min(rows, count)).tolist()]
     params = jax.device_put(jax.tree.map(np.asarray, params))  # those of a run are on all devices: one will do
-    matcher = network(ImageFeatures(params, benchmark.files))  # at one size: pairs of any sizes share its program
-    transfers = [transfer for i in range(0, len(shown), BATCH) for transfer in matcher(shown[i : i + BATCH])]
+    answer = MATCHERS[matcher](ImageFeatures(params, benchmark.files))  # at one size: all pairs share its program
+    transfers = [transfer for i in range(0, len(shown), BATCH) for transfer in answer(shown[i : i + BATCH])]
     strips = []
     for pair, transfer in zip(shown, transfers, strict=True):
         src, tgt = benchmark.files.image(pair.src), benchmark.files.image(pair.tgt)

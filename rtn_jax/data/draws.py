@@ -93,7 +93,7 @@ class PhotoDraws(Draws):
 
 @dataclass(frozen=True, eq=False)
 class PairDraws(Draws):
-    """Two photos of a pair, mirrored where the pair says so, the source's box, and a seed for what is random later."""
+    """Two photos of a pair, mirrored where the pair says so, their boxes, and a seed for what is random later."""
 
     read: PhotoReader
     source: Pairs
@@ -114,14 +114,15 @@ class PairDraws(Draws):
         return {
             "src": _mirrored(src) if pair.src_flipped else src,
             "tgt": _mirrored(tgt) if pair.tgt_flipped else tgt,
-            "src_box": self._box(pair),
+            "src_box": self._box(pair.src, pair.src_box),
+            "tgt_box": self._box(pair.tgt, pair.tgt_box),
             "seeds": seed,
         }
 
-    def _box(self, pair: Pair) -> Float[np.ndarray, " 4"]:
-        if pair.src_box is None:
+    def _box(self, name: str, box: Float[np.ndarray, " 4"] | None) -> Float[np.ndarray, " 4"]:
+        if box is None:
             return np.concatenate(outer_edges(self.read.shape)).astype(np.float32)
-        corners = resize_points(pair.src_box.reshape(2, 2), self.source.files.shape(pair.src), self.read.shape)
+        corners = resize_points(box.reshape(2, 2), self.source.files.shape(name), self.read.shape)
         return np.asarray(corners, np.float32).reshape(4)
 
 

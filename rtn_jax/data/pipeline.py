@@ -166,9 +166,10 @@ def pair_batches(
     """Batches for the weak stage; arguments and errors as `photo_batches`.
 
     Returns:
-        Dicts of `src`, `tgt` uint8 `[b, H, W, 3]`; `src_box` float32 `[b, 4]`: (left, top, right, bottom) of the object
-        in pixels of the resized source, the whole image where it is not known; `seeds` uint32 `[b]`, for whatever is
-        random on the device; `attempts` int32 `[b]`: how many pairs could not be read before the one that is there.
+        Dicts of `src`, `tgt` uint8 `[b, H, W, 3]`; `src_box`, `tgt_box` float32 `[b, 4]`: (left, top, right, bottom) of
+        the object in pixels of the resized photo, the whole of it where it is not known; `seeds` uint32 `[b]`, for
+        whatever is random on the device; `attempts` int32 `[b]`: how many pairs could not be read before the one that
+        is there.
     """
     return Batches(PairDraws(PhotoReader(source.files, shape, kept_bytes), source, seed), batch_size, shard)
 

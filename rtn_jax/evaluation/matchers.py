@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -153,6 +153,11 @@ def network(features: ImageFeatures, *, mirrored: bool = False) -> Matcher:
         return [answer(*parts) for parts in answers][: len(pairs)]
 
     return predict
+
+
+MatcherName = Literal["network", "nearest"]
+MATCHERS: dict[MatcherName, Callable[[ImageFeatures], Matcher]] = {"network": network, "nearest": nearest}
+"""Those that need a network's weights."""
 
 
 def _in_target(points: Points, image_shape: Shape, tgt_shape: Shape, mirrored: bool) -> Points:

@@ -23,6 +23,7 @@ STAGES: dict[str, tuple[StageName, ...]] = {
     "synthetic": ("synthetic",),
     "weak": ("weak",),
     "both": ("synthetic", "weak"),
+    "features": ("features",),
 }
 
 
@@ -37,9 +38,9 @@ class TrainConfig:
 
     backbone: BackboneName = "vgg"
     """Feature extractor."""
-    stage: Literal["synthetic", "weak", "both"] = "synthetic"
+    stage: Literal["synthetic", "weak", "both", "features"] = "synthetic"
     """synthetic: random warps of photos, with known ground truth. weak: pairs of photos of one class, without any.
-    both: the one, then the other."""
+    both: the one, then the other. features: such pairs, for the backbone alone: FCSS and CAT-FCSS need it first."""
     recipe: RecipeName = "default"
     """default: ours. released: the released code's optimiser, losses and network."""
     preset: PresetName | None = None
@@ -47,8 +48,8 @@ class TrainConfig:
     the recipe's name unless given."""
     data: str = "builtin"
     """What to draw from. builtin: photos that come with the installed packages (synthetic only); a folder of photos
-    (weak: one folder per class); the folder of PF-dataset-PASCAL (its training pairs); a .csv table of photos with
-    image,class,xmin,ymin,xmax,ymax; or a .jsonl list of pairs."""
+    (weak, features: one folder per class); the folder of PF-dataset-PASCAL (its training pairs); a .csv table of photos
+    with image,class,xmin,ymin,xmax,ymax; or a .jsonl list of pairs."""
     weak_data: str | None = None
     """Both: what the weak stage draws from; as --data unless given."""
     workers: int = 0
@@ -104,9 +105,12 @@ class TrainConfig:
     average: float | None = None
     """Share of the old in a moving average of the weights, which is what is measured and kept; 0: none is made."""
     train_backbone: str | None = None
-    """Which of the backbone's layers are trained: none, all, or a layer and those after it."""
+    """Which of the backbone's layers are trained: none, all, head (what networks of classification lack: the patterns
+    of FCSS), or a layer and those after it."""
     backbone_rate: float | None = None
     """The backbone's learning rate, relative."""
+    geometry_rate: float | None = None
+    """The geometry network's learning rate, relative; 0: it stays as it is."""
     last_rate: float | None = None
     """The geometry network's last layer's learning rate, relative."""
     reduction: Reduction | None = None
@@ -178,9 +182,10 @@ class TrainConfig:
                 raise ValueError(f"{name}: belongs to --stage=both, got --stage={self.stage}")
         for stage in STAGES[self.stage]:
             self.chosen(stage)
-        if STAGES[self.stage][-1] == "weak" and self.data_of("weak") == "builtin":
+        last = STAGES[self.stage][-1]
+        if last != "synthetic" and self.data_of(last) == "builtin":
             raise ValueError(
-                "data: the weak stage needs --data: a folder with one folder of photos per class, or a list"
+                f"data: the {last} stage needs --data: a folder with one folder of photos per class, or a list"
             )
 
     @property
@@ -197,8 +202,10 @@ class TrainConfig:
         """The recipe of a stage, with what was asked for instead.
 
         Raises:
-            ValueError: for a number that is out of range.
+            ValueError: for a number that is out of range, or a stage that the recipe does not have.
         """
+        if stage not in RECIPES[self.recipe]:
+            raise ValueError(f"recipe: {self.recipe} has the stages {', '.join(RECIPES[self.recipe])}, not {stage}")
         recipe = RECIPES[self.recipe][stage]
         names = {field.name for field in dataclasses.fields(Recipe)} & {
             field.name for field in dataclasses.fields(self)

@@ -24,6 +24,9 @@ _MESSAGE = 1000
 _PATIENCE = 60
 """Seconds in which the others have to end, once one has."""
 
+LONGEST_TEXT = 8192
+"""Bytes that `told_text` can tell."""
+
 
 def join(coordinator: str | None, processes: int | None, process: int | None, *, find: bool = False) -> None:
     """Joins the other processes; to be called before JAX is used for anything else.
@@ -110,6 +113,20 @@ def first(action: Callable[[], T]) -> T | None:
 def told(number: int) -> int:
     """The first process's number, in every process."""
     return int(_gathered(np.asarray(number, np.int32))[0])
+
+
+def told_text(text: str) -> str:
+    """The first process's text, in every process.
+
+    Raises:
+        ValueError: if it is longer than `LONGEST_TEXT` bytes.
+    """
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    if len(encoded) > LONGEST_TEXT:
+        raise ValueError(f"text: expected at most {LONGEST_TEXT} bytes, got {len(encoded)}")
+    padded = np.zeros(LONGEST_TEXT, np.uint8)  # all processes have to send as much
+    padded[: len(encoded)] = encoded
+    return _gathered(padded)[0].tobytes().rstrip(b"\0").decode()
 
 
 def any_of(flag: bool) -> bool:

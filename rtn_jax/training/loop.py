@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rtn_jax.evaluation.matchers import MatcherName
 from rtn_jax.params import Params
 from rtn_jax.pictures import matches_picture
 from rtn_jax.training import hosts
@@ -217,8 +218,10 @@ def _validate(run: _Run, phase: Phase) -> bool:
         ValueError: in all processes, if one of them cannot read a file any more; what was learned is saved.
     """
     params, folder = Params(_measured(run.state), run.begin.config), run.begin.folder
+    # A geometry network that is not trained answers with the identity, whatever the features have learned.
+    matcher: MatcherName = "network" if phase.recipe.geometry_rate else "nearest"
     try:
-        figures = hosts.together(lambda: _figures(run, params))
+        figures = hosts.together(lambda: _figures(run, params, matcher))
     except ValueError:
         _save(run, phase)
         raise
@@ -233,7 +236,9 @@ def _validate(run: _Run, phase: Phase) -> bool:
         run.display.curves(run.done, key, values)
     run.display.validated(run.done, headlines)
     first = run.begin.validations[0]
-    folder.save_picture(f"matches_{run.done:06d}.png", lambda: matches_picture(params, first.benchmark))
+    folder.save_picture(
+        f"matches_{run.done:06d}.png", lambda: matches_picture(params, first.benchmark, matcher=matcher)
+    )
     folder.save_picture("curves.png", lambda: curves_picture(folder.rows))
     name, value = headlines[first.key]
     run.metric = (f"{first.key} {name}", value)
@@ -245,7 +250,7 @@ class _AskedToStopError(Exception):
     """Ends a validation."""
 
 
-def _figures(run: _Run, params: Params) -> dict[str, dict[str, float]] | None:
+def _figures(run: _Run, params: Params, matcher: MatcherName) -> dict[str, dict[str, float]] | None:
     """Per set; None if asked to stop meanwhile."""
 
     def progress(_: int) -> None:
@@ -254,7 +259,8 @@ def _figures(run: _Run, params: Params) -> dict[str, dict[str, float]] | None:
 
     try:
         return {
-            v.key: validate(params, v, devices=jax.local_devices(), progress=progress) for v in run.begin.validations
+            v.key: validate(params, v, matcher=matcher, devices=jax.local_devices(), progress=progress)
+            for v in run.begin.validations
         }
     except _AskedToStopError:
         return None

@@ -16,11 +16,12 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from rtn_jax.affine import field_statistics
 from rtn_jax.config import Config
-from rtn_jax.coordinates import cells_to_pixels, normalize_vectors, pixel_grid
+from rtn_jax.coordinates import Shape, cells_to_pixels, normalize_vectors, pixel_grid
+from rtn_jax.correlation import l2_normalize
 from rtn_jax.data.colour import ColourRange, jitter_colours
 from rtn_jax.data.synthetic import Warp, WarpRange, inside, random_warps, warp_jacobian, warp_mapping, warp_photos
-from rtn_jax.losses import synthetic_loss, tie_loss, weak_loss
-from rtn_jax.model import Output, apply, grids
+from rtn_jax.losses import correspondence_loss, synthetic_loss, tie_loss, weak_loss
+from rtn_jax.model import Output, apply, encode, grids
 from rtn_jax.params import Params
 from rtn_jax.training.recipes import Recipe, StageName
 
@@ -50,7 +51,7 @@ def weak(params: Params, batch: Batch, recipe: Recipe) -> tuple[Float[Array, ""]
     keys = _keys(batch["seeds"])
     src, tgt = (_coloured(batch[name], keys, recipe, i) for i, name in enumerate(("src", "tgt"), 1))
     out = apply(params, src, tgt)
-    mask = box_mask(params.config, batch["src_box"])
+    mask = box_mask(grids(params.config)[-1], batch["src_box"])
     value = weak_loss(out.correlation, mask, temperature=recipe.temperature, reduction=recipe.reduction)
     centre = out.correlation[..., out.correlation.shape[-1] // 2]
     terms = {"weak_loss": value, "centre_cosine": ((centre * mask).sum((1, 2)) / mask.sum((1, 2))).mean()}
@@ -64,18 +65,37 @@ def weak(params: Params, batch: Batch, recipe: Recipe) -> tuple[Float[Array, ""]
     return value, terms | field_statistics(lax.stop_gradient(out.affine))
 
 
+def features(params: Params, batch: Batch, recipe: Recipe) -> tuple[Float[Array, ""], Metrics]:
+    """Pairs of photos of one class, matched by their features alone; the mean over the levels' grids.
+
+    Batch: as for `weak`, and `tgt_box`.
+    """
+    keys = _keys(batch["seeds"])
+    sides = [_coloured(batch[name], keys, recipe, i) for i, name in enumerate(("src", "tgt"), 1)]
+    src, tgt = (encode(params, side).taps for side in sides)
+    values, shares = [], []
+    for level, grid in zip(params.config.levels, grids(params.config), strict=True):
+        described = [l2_normalize(taps[level.layer].output) for taps in (src, tgt)]
+        masks = [box_mask(grid, batch[name]) for name in ("src_box", "tgt_box")]
+        value, share = correspondence_loss(*described, *masks, temperature=recipe.temperature)
+        values.append(value)
+        shares.append(share)
+    loss = jnp.stack(values).mean()
+    return loss, {"features_loss": loss, "mutual": jnp.stack(shares).mean()}
+
+
 _COLOURS = 100
 """Added to the number of an image: the first numbers folded into a key give the keys that its warp is drawn with."""
 
-OBJECTIVES: dict[StageName, Objective] = {"synthetic": synthetic, "weak": weak}
+OBJECTIVES: dict[StageName, Objective] = {"synthetic": synthetic, "weak": weak, "features": features}
 
 
-def box_mask(config: Config, box: Float[Array, "b 4"]) -> Float[Array, "b h w"]:
-    """1 for the cells of the last level whose centre lies in the box (left, top, right, bottom), 0 for the others.
+def box_mask(grid: tuple[int, Shape], box: Float[Array, "b 4"]) -> Float[Array, "b h w"]:
+    """1 for the cells of a grid whose centre lies in the box (left, top, right, bottom), 0 for the others.
 
     The cell that holds the box's middle always counts, so that no object is too small to be learned from.
     """
-    stride, shape = grids(config)[-1]
+    stride, shape = grid
     centers = jnp.asarray(cells_to_pixels(pixel_grid(shape, "float64"), stride), box.dtype)
     left_top, right_bottom = box[:, None, None, :2], box[:, None, None, 2:]
     inside_box = ((centers >= left_top) & (centers <= right_bottom)).all(-1)

@@ -25,13 +25,20 @@ def make_optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
     """
 
     def rule(relative: float) -> optax.GradientTransformation:
+        if relative == 0:
+            return optax.set_to_zero()
         schedule = make_schedule(recipe, steps, relative)
         if recipe.optimizer == "adamw":
             return optax.adamw(schedule, weight_decay=recipe.weight_decay)
         decay = optax.add_decayed_weights(recipe.weight_decay)
         return optax.chain(decay, optax.sgd(schedule, momentum=recipe.momentum or None))
 
-    rules = {"geometry": rule(1.0), "last": rule(recipe.last_rate), "backbone": rule(recipe.backbone_rate)}
+    rates = {
+        "geometry": recipe.geometry_rate,
+        "last": recipe.geometry_rate * recipe.last_rate,
+        "backbone": recipe.backbone_rate,
+    }
+    rules = {part: rule(rate) for part, rate in rates.items()}
     by_layer = optax.partition(rules, _labels)
     clipped = optax.chain(optax.clip_by_global_norm(recipe.clip), by_layer) if recipe.clip else by_layer
     # How many skipped updates in a row are too many is the loop's to say: optax would let the next one through.
@@ -54,15 +61,16 @@ def trained_layers(config: Config, recipe: Recipe) -> tuple[str, ...]:
     """The backbone's layers that are trained.
 
     Raises:
-        ValueError: if `train_backbone` is not one of its layers.
+        ValueError: if `train_backbone` is not one of its layers, or is the head of a backbone without one.
     """
-    layers = tuple(backbone(config).weight_shapes())
-    if recipe.train_backbone in ("none", "all"):
-        return layers if recipe.train_backbone == "all" else ()
+    network = backbone(config)
+    layers = tuple(network.weight_shapes())
+    named = {"none": (), "all": layers} | ({"head": network.head} if network.head else {})
+    if recipe.train_backbone in named:
+        return named[recipe.train_backbone]
     if recipe.train_backbone not in layers:
-        raise ValueError(
-            f"train_backbone: expected none, all or one of {', '.join(layers)}, got {recipe.train_backbone!r}"
-        )
+        *others, last = [*named, f"one of {', '.join(layers)}"]
+        raise ValueError(f"train_backbone: expected {', '.join(others)} or {last}, got {recipe.train_backbone!r}")
     return layers[layers.index(recipe.train_backbone) :]
 
 

@@ -1,4 +1,7 @@
-"""How the stages are trained: our recipe and the release's. What each number means is said at `TrainConfig`."""
+"""How the stages are trained: our recipe and the release's. What each number means is said at `TrainConfig`.
+
+The release has no stage that trains features alone.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-StageName = Literal["synthetic", "weak"]
+StageName = Literal["synthetic", "weak", "features"]
 RecipeName = Literal["default", "released"]
 OptimizerName = Literal["adamw", "sgd"]
 ScheduleName = Literal["cosine", "constant"]
@@ -36,6 +39,7 @@ class Recipe:
     average: float = 0.0
     train_backbone: str = "none"
     backbone_rate: float = 0.1
+    geometry_rate: float = 1.0
     last_rate: float = 1.0
     reduction: Reduction = "mean"
     decay: float = 0.8
@@ -86,6 +90,9 @@ RECIPES: dict[RecipeName, dict[StageName, Recipe]] = {
     "default": {
         "synthetic": Recipe(),
         "weak": Recipe(learning_rate=1e-5, tie_weight=1.0),
+        "features": Recipe(
+            learning_rate=3e-3, weight_decay=0.0, train_backbone="head", backbone_rate=1.0, geometry_rate=0.0
+        ),
     },
     "released": {
         "synthetic": dataclasses.replace(_SGD, epochs=10),

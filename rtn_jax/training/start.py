@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +73,12 @@ def start(train: TrainConfig) -> Start:
     if done == _NOTHING:
         done, params = 0, params if params is not None else hosts.together(new)
     else:
-        params = _blank_params(config)  # the checkpoint has them: nothing is fetched or made
+        # The checkpoint has them, and its config what came with them: nothing is fetched or made.
+        text = "" if checkpoint is None else json.dumps(checkpoints.read_header(checkpoint)["config"])
+        params = _blank_params(Config.from_json(hosts.told_text(text)))
     validated = any(row["step"] == done and "validation" in row for row in folder.rows)
     return Start(
-        config=config,
+        config=params.config,
         phases=phases,
         validations=validations,
         folder=folder,

@@ -34,7 +34,7 @@ from rtn_jax.data.pairs import Benchmark, Pair
 from rtn_jax.data.photos import BUILTIN_HELD_OUT
 from rtn_jax.data.sources import BUILTIN, BuiltinFiles, Photos, photo_source
 from rtn_jax.evaluation import Answer, Transfer
-from rtn_jax.evaluation.matchers import Field
+from rtn_jax.evaluation.matchers import MATCHERS, Field, MatcherName
 from rtn_jax.evaluation.run import Progress
 from rtn_jax.evaluation.scores import MASK_FIGURES, figures
 from rtn_jax.metrics import pck_name
@@ -85,20 +85,27 @@ def validation_sets(val: tuple[str, ...], *, pairs: int, shape: Shape) -> tuple[
 
 
 def validate(
-    params: Params, validation: Validation, *, devices: Sequence[Any] | None = None, progress: Progress | None = None
+    params: Params,
+    validation: Validation,
+    *,
+    matcher: MatcherName = "network",
+    devices: Sequence[Any] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
     """Measures a network on all pairs of a set, in one pass; the same weights give the same numbers.
 
     Args:
         params: the network; its weights may lie on any devices, also on several.
         validation: the pairs.
+        matcher: `network`, or `nearest`: the nearest neighbour of its features alone.
         devices: (`jax.Device`) share the pairs, each in a thread of its own; jax's default one unless given.
         progress: called with the number of pairs done, after every few of them; what it raises ends the measuring.
 
     Returns:
         The headline first, then the other figures, by printed name in per cent; then the means over the pairs of
-        `mean_axx`, `mean_axy`, `mean_ayx`, `mean_ayy`, `mean_determinant` and `folded` (a share) of the final field and
-        of `confidence`. A network that answers NaN is wrong where it does, and its field's numbers are NaN.
+        `mean_axx`, `mean_axy`, `mean_ayx`, `mean_ayy`, `mean_determinant` and `folded` (a share) of the final field,
+        which `nearest` does not have, and of `confidence`. A network that answers NaN is wrong where it does, and its
+        field's numbers are NaN.
 
     Raises:
         ValueError: if a file cannot be read any more.
@@ -108,14 +115,15 @@ def validate(
     weights = jax.tree.map(np.asarray, params)  # wherever they are; each device gets a copy of its own
 
     def build(device: Any) -> evaluation.Matcher:
-        return evaluation.network(evaluation.ImageFeatures(jax.device_put(weights, device), benchmark.files))
+        return MATCHERS[matcher](evaluation.ImageFeatures(jax.device_put(weights, device), benchmark.files))
 
     def keep(pair: Pair, transfer: Transfer, _: Answer) -> None:
-        if transfer.affine is not None and transfer.confidence is not None:  # the network knows both
-            seen[pair.id] = field_numbers(transfer.affine) | {"confidence": transfer.confidence}
+        numbers = {} if transfer.affine is None else field_numbers(transfer.affine)
+        if transfer.confidence is not None:  # either matcher knows it
+            seen[pair.id] = numbers | {"confidence": transfer.confidence}
 
-    done = evaluation.answers("network", build, benchmark, devices=devices or (None,), keep=keep, progress=progress)
-    result = evaluation.result("network", benchmark, done)
+    done = evaluation.answers(matcher, build, benchmark, devices=devices or (None,), keep=keep, progress=progress)
+    result = evaluation.result(matcher, benchmark, done)
     rows = [seen[pair.id] for pair in benchmark.pairs]
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     return {validation.headline: math.nan} | result.metrics | means

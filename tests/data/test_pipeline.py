@@ -60,6 +60,7 @@ def test_pair_batches_have_the_documented_arrays(folder):
         "src": ("uint8", (3, *SHAPE, 3)),
         "tgt": ("uint8", (3, *SHAPE, 3)),
         "src_box": ("float32", (3, 4)),
+        "tgt_box": ("float32", (3, 4)),
         "seeds": ("uint32", (3,)),
         "attempts": ("int32", (3,)),
     }

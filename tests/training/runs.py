@@ -116,7 +116,7 @@ def cheapen(patch: pytest.MonkeyPatch) -> None:
         patch.setitem(OBJECTIVES, stage, _objective)
     patch.setattr(loop, "validate", _validate)
     patch.setattr(loop, "curves_picture", lambda rows: np.zeros((2, 2, 3), np.uint8))
-    patch.setattr(loop, "matches_picture", lambda params, benchmark: np.zeros((2, 2, 3), np.uint8))
+    patch.setattr(loop, "matches_picture", lambda params, benchmark, *, matcher: np.zeros((2, 2, 3), np.uint8))
 
 
 class Runner:
@@ -208,7 +208,9 @@ def _objective(params: Any, batch: dict[str, Any], recipe: Any) -> Any:
     return jnp.where(white, jnp.nan, losses).mean(), {"pair": pair.mean()}
 
 
-def _validate(params: Any, validation: Any, *, devices: Any, progress: Callable[[int], None]) -> dict[str, float]:
+def _validate(
+    params: Any, validation: Any, *, matcher: str, devices: Any, progress: Callable[[int], None]
+) -> dict[str, float]:
     total = 0.0
     for done, leaf in enumerate(jax.tree.leaves(params.weights)):
         progress(done)

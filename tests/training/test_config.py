@@ -73,9 +73,12 @@ class TestData:
     def test_builtin_photos_may_come_before_pairs(self):
         assert TrainConfig(stage="both", weak_data="pairs.jsonl").data_of("synthetic") == "builtin"
 
-    @pytest.mark.parametrize("stage", ["weak", "both"])
+    @pytest.mark.parametrize("stage", ["weak", "both", "features"])
     def test_a_weak_stage_needs_some(self, stage):
-        with pytest.raises(ValueError, match=r"^data: the weak stage needs --data: a folder with one folder of photos"):
+        last = STAGES[stage][-1]
+        with pytest.raises(
+            ValueError, match=rf"^data: the {last} stage needs --data: a folder with one folder of photo"
+        ):
             TrainConfig(stage=stage)
 
 
@@ -124,7 +127,16 @@ class TestRun:
         assert written["run_dir"] == "here"
 
     def test_the_stages(self):
-        assert STAGES == {"synthetic": ("synthetic",), "weak": ("weak",), "both": ("synthetic", "weak")}
+        assert STAGES == {
+            "synthetic": ("synthetic",),
+            "weak": ("weak",),
+            "both": ("synthetic", "weak"),
+            "features": ("features",),
+        }
+
+    def test_the_release_has_no_stage_of_features(self):
+        with pytest.raises(ValueError, match=r"^recipe: released has the stages synthetic, weak, not features$"):
+            TrainConfig(recipe="released", stage="features", data="photos")
 
 
 LEAST = {"eval_every": 1, "accumulate": 1, "keep": 1, "max_skipped": 1, "save_every": 1, "weak_steps": 1, "epochs": 1}
@@ -156,7 +168,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("choice", "message"),
         [
-            ({"stage": "strong"}, "stage: expected one of synthetic, weak, both, got 'strong'"),
+            ({"stage": "strong"}, "stage: expected one of synthetic, weak, both, features, got 'strong'"),
             ({"recipe": "paper"}, "recipe: expected one of default, released, got 'paper'"),
             ({"preset": "vgg"}, "preset: expected one of default, paper, released, got 'vgg'"),
             ({"optimizer": "lion"}, "optimizer: expected one of adamw, sgd, got 'lion'"),

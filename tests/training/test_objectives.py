@@ -10,14 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rtn_jax.correlation import l2_normalize
 from rtn_jax.data.synthetic import WarpRange, random_warps, warp_photos
-from rtn_jax.model import Output, grids
+from rtn_jax.losses import correspondence_loss
+from rtn_jax.model import Output, encode, grids
 from rtn_jax.params import Params
 from rtn_jax.training import objectives
 from rtn_jax.training.objectives import OBJECTIVES, box_mask, true_fields
 from rtn_jax.training.recipes import RECIPES, Recipe
 from tests import oracle
-from tests.networks import ONE_LEVEL, photos, small_config
+from tests.networks import ONE_LEVEL, moving_params, photos, small_config
 
 PAIRS = 3
 CONFIG = small_config()
@@ -63,7 +65,7 @@ def look(stage, batch, recipe, config=CONFIG):
 
 
 def cells_in(config, boxes):
-    return np.asarray(box_mask(config, jnp.asarray(boxes, jnp.float32)))
+    return np.asarray(box_mask(grids(config)[-1], jnp.asarray(boxes, jnp.float32)))
 
 
 def warps(recipe):
@@ -258,3 +260,28 @@ class TestBox:
         assert cells_in(config, BOXES).shape == (3, 18, 32)
         rows, columns = self.cells(10.5, 4.5, 20.5, 6.5, config=config).T
         assert (rows.min(), rows.max(), columns.min(), columns.max()) == (2, 3, 5, 10)
+
+
+class TestFeatures:
+    def test_loss_is_the_mean_over_the_levels_of_the_matches_inside_both_boxes(self):
+        params = moving_params()
+        batch = PAIRED | {"tgt_box": BOXES[::-1]}
+        recipe = dataclasses.replace(RECIPES["default"]["features"], temperature=7.0)
+        value, metrics = jax.jit(lambda batch: OBJECTIVES["features"](params, batch, recipe))(batch)
+        src, tgt = (encode(params, batch[name]).taps for name in ("src", "tgt"))
+        expected = []
+        for level, grid in zip(CONFIG.levels, grids(CONFIG), strict=True):
+            described = [l2_normalize(taps[level.layer].output) for taps in (src, tgt)]
+            masks = [box_mask(grid, jnp.asarray(batch[box])) for box in ("src_box", "tgt_box")]
+            expected.append(correspondence_loss(*described, *masks, temperature=7.0))
+        np.testing.assert_allclose((value, metrics["mutual"]), np.mean(expected, 0), rtol=1e-5)
+        assert metrics["features_loss"] == value
+        assert 0 < metrics["mutual"] < 1
+
+    def test_it_is_the_backbone_that_it_teaches(self):
+        params = moving_params()
+        batch = jax.tree.map(jnp.asarray, PAIRED | {"tgt_box": BOXES})
+        recipe = RECIPES["default"]["features"]
+        gradient = jax.jit(jax.grad(lambda params: OBJECTIVES["features"](params, batch, recipe)[0]))(params).weights
+        assert all(not leaf.any() for leaf in jax.tree.leaves(gradient["geometry"]))
+        assert all(leaf.any() for leaf in jax.tree.leaves(gradient["backbone"]))

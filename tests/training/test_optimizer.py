@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtn_jax.config import Config, released
+from rtn_jax.config import Config, Level, released
 from rtn_jax.training.optimizer import joined, make_optimizer, make_schedule, moved_average, split, trained_layers
 from rtn_jax.training.recipes import RECIPES, Recipe
 from tests.networks import ONE_LEVEL, small_config
@@ -190,7 +190,16 @@ class TestLayers:
         layers = trained_layers(released(), RECIPES["released"]["weak"])
         assert (len(layers), layers[0], layers[-1]) == (13, "conv1_1", "conv5_1")
 
-    @pytest.mark.parametrize("asked", ["conv3_2", "", "None", "conv10"])
+    def test_of_a_backbones_head(self):
+        config = small_config(backbone="cat-fcss", levels=(Level(layer="stride8", iterations=1),))
+        patterns = ("pattern1", "pattern2", "pattern3")
+        assert trained_layers(config, Recipe(train_backbone="head")) == (*patterns, "affine1", "affine2")
+        assert trained_layers(config, RECIPES["default"]["features"])[:3] == patterns
+        assert trained_layers(config, Recipe(train_backbone="conv3_4")) == ("conv3_4", *patterns, "affine1", "affine2")
+        with pytest.raises(ValueError, match=r"^train_backbone: expected none, all, head or one of .*, got 'heads'$"):
+            trained_layers(config, Recipe(train_backbone="heads"))
+
+    @pytest.mark.parametrize("asked", ["conv3_2", "", "None", "conv10", "head"])
     def test_that_are_not_computed_are_refused(self, asked):
         message = f"^train_backbone: expected none, all or one of conv1_1, .*, conv3_1, got '{asked}'$"
         with pytest.raises(ValueError, match=message):
@@ -211,6 +220,19 @@ class TestLayers:
         """An average is put over the weights it is the average of."""
         old = {"conv1_1": 1, "conv3_1": 1}
         assert joined({"geometry": 0, "backbone": {"conv3_1": 2}}, old)["backbone"] == {"conv1_1": 1, "conv3_1": 2}
+
+
+@pytest.mark.parametrize("recipe", [ADAMW, SGD], ids=["adamw", "sgd"])
+def test_a_part_whose_rate_is_zero_stays_as_it_is(recipe, rng):
+    """Weight decay included, and nothing is kept for it: the features stage has no use for the geometry network."""
+    frozen = dataclasses.replace(recipe, geometry_rate=0.0)
+    start = weights(rng)
+    gradient = jax.tree.map(np.ones_like, start)
+    last = trajectory(frozen, start, [gradient] * 3)[-1]
+    jax.tree.map(np.testing.assert_array_equal, last["geometry"], start["geometry"])
+    assert np.abs(last["backbone"]["conv3_1"]["kernel"] - start["backbone"]["conv3_1"]["kernel"]).min() > 0
+    kept = sum(leaf.size for leaf in jax.tree.leaves(make_optimizer(frozen, STEPS).init(start)))
+    assert kept < sum(leaf.size for leaf in jax.tree.leaves(make_optimizer(recipe, STEPS).init(start))) / 2
 
 
 @pytest.mark.parametrize(("updates", "share"), [(0, 0.1), (1, 2 / 11), (80, 0.9), (81, 0.9), (10**6, 0.9)])

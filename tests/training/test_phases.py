@@ -77,6 +77,7 @@ class TestBatches:
             "src": (4, *SHAPE, 3),
             "tgt": (4, *SHAPE, 3),
             "src_box": (4, 4),
+            "tgt_box": (4, 4),
             "seeds": (4,),
             "attempts": (4,),
         }

@@ -237,6 +237,15 @@ class TestMeasuring:
         assert len(found) == len(expected) + 7
         assert expected[one.headline] not in (0, 100)
 
+    def test_the_features_alone(self, params):
+        one = opened("keypoints")
+        features = evaluation.ImageFeatures(params, one.benchmark.files)
+        expected = evaluation.evaluate("nearest", evaluation.nearest(features), one.benchmark).metrics
+        found = validate(params, one, matcher="nearest")
+        assert {figure: found[figure] for figure in expected} == expected
+        assert set(found) == {*expected, "confidence"}, "there is no field to tell of"
+        assert found != validate(params, one)
+
     def test_numbers_of_the_field_are_means_over_the_pairs(self, params):
         """Five pairs: the batch that is filled up with copies of the last must not count them."""
         one = opened("keypoints")
