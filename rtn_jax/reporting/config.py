@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rtn_jax.config import BackboneName
+from rtn_jax.config import BackboneName, ResNetStride
 from rtn_jax.metrics import PckKind
 
 DatasetName = Literal["held_out", "pf_willow", "pf_pascal", "tss", "caltech101", "spair71k", "json"]
 
 FLOORS = ("identity", "nearest")
+NETWORK_OPTIONS = ("image_size", "iterations", "resnet_stride", "compute_dtype")
+"""What can be changed about a network without other weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,8 @@ class EvaluateConfig:
     """Both images are resized to this square; the checkpoint's unless given."""
     iterations: tuple[int, ...] | None = None
     """Recurrent steps per level, coarse to fine; the checkpoint's unless given."""
+    resnet_stride: ResNetStride | None = None
+    """ResNets: image pixels per cell of conv4, 16 or (dilated) 8; the checkpoint's unless given."""
     compute_dtype: Literal["float32", "bfloat16"] | None = None
     """Of features and convolutions; the checkpoint's unless given."""
     backbone: BackboneName = "vgg"
@@ -77,7 +81,7 @@ class EvaluateConfig:
             raise ValueError(f"split: --dataset={self.dataset} has no splits")
         if self.dataset == "held_out" and self.data_dir is not None:
             raise ValueError("data_dir: the held-out warps need none; say which benchmark it holds with --dataset")
-        for name in ("image_size", "iterations", "compute_dtype"):
+        for name in NETWORK_OPTIONS:
             if getattr(self, name) is not None and self.ckpt in (None, "identity"):
                 raise ValueError(f"{name}: there is no network that it could be of")
         for name in ("report", "save_predictions", "shard"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from rtn_jax.reporting.config import EvaluateConfig
+from rtn_jax.reporting.config import NETWORK_OPTIONS, EvaluateConfig
 
 if TYPE_CHECKING:
     from rtn_jax.data.pairs import Benchmark
@@ -119,7 +119,7 @@ def _params(config: EvaluateConfig) -> Params:
         params = init(jax.random.key(0), default(config.backbone), backbone_weights=backbone_weights)
     else:
         params = checkpoints.load(str(config.ckpt))
-    asked = {name: getattr(config, name) for name in ("image_size", "iterations", "compute_dtype")}
+    asked = {name: getattr(config, name) for name in NETWORK_OPTIONS}
     return params.configure(**{name: value for name, value in asked.items() if value is not None})
 
 

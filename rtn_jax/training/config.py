@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rtn_jax.config import PRESETS, BackboneName, Config, DtypeName
+from rtn_jax.config import PRESETS, BackboneName, Config, DtypeName, ResNetStride
 from rtn_jax.training.recipes import (
     RECIPES,
     OptimizerName,
@@ -138,6 +138,8 @@ class TrainConfig:
     """Recurrent steps per level, coarse to fine; the preset's unless given."""
     geometry_width: int | None = None
     """Channels of the geometry network's first stage; the preset's unless given."""
+    resnet_stride: ResNetStride | None = None
+    """ResNets: image pixels per cell of conv4, 16 or (dilated) 8; the preset's unless given."""
     compute_dtype: DtypeName = "float32"
     """Of features and convolutions."""
     remat: bool = False
@@ -172,7 +174,7 @@ class TrainConfig:
             raise ValueError("val: expected something to measure, got nothing")
         if self.epochs is not None and (self.steps is not None or self.weak_steps is not None):
             raise ValueError("steps, epochs: expected one of them, got both")
-        for name in ("preset", "image_size", "iterations", "geometry_width"):
+        for name in ("preset", "image_size", "iterations", "geometry_width", "resnet_stride"):
             if getattr(self, name) is not None and self.init is not None:
                 raise ValueError(
                     f"{name}: the network is that of the checkpoint; expected one of {name} and init, got both"
@@ -231,6 +233,7 @@ class TrainConfig:
             "image_size": self.image_size,
             "geometry_width": self.geometry_width,
             "iterations": self.iterations,
+            "resnet_stride": self.resnet_stride,
         }
         changes = {name: value for name, value in chosen.items() if value is not None}
         return PRESETS[self.preset or self.recipe](self.backbone).replace(

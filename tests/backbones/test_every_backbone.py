@@ -176,6 +176,16 @@ def test_layers_that_do_not_exist_are_refused(name):
 
 
 @every_backbone
+def test_a_stride_of_resnets_is_theirs_alone(name):
+    config = small(name, resnet_stride=8)
+    if name.startswith("resnet"):
+        assert backbone(config).deepest_stride == 8
+        return
+    with pytest.raises(ValueError, match=rf"^resnet_stride: {name} is no ResNet and has none, got 8"):
+        backbone(config)
+
+
+@every_backbone
 def test_a_checkpoint_round_trips(name, tmp_path):
     config = small(name, pixel_mean=(1.0, 2.0, 3.0))
     params = Params(filled(expected_shapes(config)), config)

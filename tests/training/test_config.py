@@ -76,9 +76,7 @@ class TestData:
     @pytest.mark.parametrize("stage", ["weak", "both", "features"])
     def test_a_weak_stage_needs_some(self, stage):
         last = STAGES[stage][-1]
-        with pytest.raises(
-            ValueError, match=rf"^data: the {last} stage needs --data: a folder with one folder of photo"
-        ):
+        with pytest.raises(ValueError, match=rf"^data: the {last} stage needs --data: a folder with one folder of p"):
             TrainConfig(stage=stage)
 
 
@@ -105,9 +103,20 @@ class TestNetwork:
         with pytest.raises(ValueError, match=r"^iterations: expected 1 numbers, one per level, got"):
             TrainConfig(preset="paper", iterations=(1, 4)).network()
 
-    @pytest.mark.parametrize("name", ["preset", "image_size", "iterations", "geometry_width"])
+    def test_the_stride_of_a_resnet(self):
+        assert TrainConfig(backbone="resnet", resnet_stride=8).network() == Config(backbone="resnet", resnet_stride=8)
+        assert TrainConfig(backbone="resnet").network().resnet_stride == 16
+
+    @pytest.mark.parametrize("backbone", ["resnet", "cat-fcss"])
+    def test_of_the_release_is_vgg(self, backbone):
+        with pytest.raises(ValueError, match=rf"^backbone: the released network has vgg, got '{backbone}'"):
+            TrainConfig(backbone=backbone, recipe="released").network()
+
+    @pytest.mark.parametrize("name", ["preset", "image_size", "iterations", "geometry_width", "resnet_stride"])
     def test_of_a_checkpoint_is_not_to_be_changed(self, name):
-        flag = {"preset": "paper", "image_size": 64, "iterations": (1, 1), "geometry_width": 4}[name]
+        flag = {"preset": "paper", "image_size": 64, "iterations": (1, 1), "geometry_width": 4, "resnet_stride": 8}[
+            name
+        ]
         with pytest.raises(ValueError, match=f"^{name}: the network is that of the checkpoint; expected one of {name}"):
             TrainConfig(init="runs/vgg", **{name: flag})
 
