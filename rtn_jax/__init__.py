@@ -1,7 +1,9 @@
 """Dense semantic correspondence with Recurrent Transformer Networks in JAX."""
 
 from rtn_jax.affine import warp_image
+from rtn_jax.artefact import export
 from rtn_jax.checkpoints import load, save
+from rtn_jax.checkpoints.released import save_released
 from rtn_jax.config import Config, Level
 from rtn_jax.model import Features, Output, apply, encode, match, transfer_keypoints
 from rtn_jax.params import Params, init
@@ -15,10 +17,12 @@ __all__ = [
     "Params",
     "apply",
     "encode",
+    "export",
     "init",
     "load",
     "match",
     "save",
+    "save_released",
     "transfer_keypoints",
     "warp_image",
 ]

@@ -27,7 +27,7 @@ LAYERS = (  # a module may import those of its own layer and of the layers above
     {"backbones", "geometry", "losses", "visualize", "data", "weights"},
     {"params"},
     {"model", "checkpoints"},
-    {"evaluation", "pictures"},
+    {"artefact", "evaluation", "pictures"},
     {"training", "reporting", "commands"},
 )
 

@@ -64,7 +64,7 @@ def fcss(weights: Weights, images: Float[Array, "b H W 3"], *, mean: tuple[float
     inputs = _inputs(weights, images, "affine1" in weights, mean, jnp.float32)
     levels = []
     for features, pattern in zip(inputs["features"], PATTERNS, strict=True):
-        grid = jnp.broadcast_to(jnp.asarray(pixel_grid(features.shape[1:3])), (len(images), *features.shape[1:3], 2))
+        grid = jnp.broadcast_to(jnp.asarray(pixel_grid(features.shape[1:3])), (images.shape[0], *features.shape[1:3], 2))
         similar = _level(features, weights[pattern], grid, _matrices(inputs, grid, features.shape[1:3]))
         levels.append(l2_normalize(resize_bilinear(similar, shape)))
     return l2_normalize(jnp.concatenate(levels, -1))
@@ -135,7 +135,7 @@ class FCSSBackbone:
         taps = {}
         for layer in self.layers:
             shape = tuple(size // self.stride(layer) for size in images.shape[1:3])
-            identity = identity_field(len(images), shape, jnp.promote_types(images.dtype, jnp.float32))
+            identity = identity_field(images.shape[0], shape, jnp.promote_types(images.dtype, jnp.float32))
             taps[layer] = inputs, self.redo(weights, layer, inputs, identity, "centers")
         return taps
 
