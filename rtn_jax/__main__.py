@@ -12,6 +12,7 @@ from tyro.conf import Positional
 
 from rtn_jax.commands import fail, run
 from rtn_jax.data.prepare import PrepareConfig, prepare
+from rtn_jax.weights.command import WeightsConfig, weights
 
 PROG = "rtn_jax"
 
@@ -61,6 +62,7 @@ def match(config: MatchConfig) -> None:
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], object]]] = {
     "match": (MatchConfig, match),
     "prepare": (PrepareConfig, prepare),
+    "weights": (WeightsConfig, weights),
 }
 
 

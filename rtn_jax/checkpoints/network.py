@@ -113,12 +113,12 @@ def _load_released(path: Path) -> Params:
     """The released network's `net-epoch.mat` under the preset that reproduces it."""
     from rtn_jax import weights
 
-    tree = weights.read(path)
-    if "geometry" not in tree:
+    contents = weights.read(path)
+    if contents.geometry is None:
         raise ValueError(f"{path}: holds weights of a backbone, not of a network; pass it to --weights of train.py")
     config = released()
-    check_shapes(str(path), tree, expected_shapes(config))
-    return Params(jax.tree.map(jax.numpy.asarray, tree), config)
+    check_shapes(str(path), contents.tree, expected_shapes(config))
+    return Params(jax.tree.map(jax.numpy.asarray, contents.tree), config)
 
 
 def load_training(path: str | os.PathLike[str], like: PyTree) -> PyTree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -10,10 +11,12 @@ from typing import Literal
 
 import h5py
 
-Container = Literal["hdf5", "matlab-v7", "matlab-v7.3"]
+Container = Literal["hdf5", "safetensors", "matlab-v7", "matlab-v7.3"]
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MATLAB_USERBLOCK = 512  # bytes before the HDF5 content of a MATLAB v7.3 file
+LONGEST_HEADER = 100_000_000  # bytes, of a safetensors file
+KNOWN = "a Keras HDF5 file (.h5), a safetensors file (.safetensors) or a MATLAB v7 or v7.3 file (.mat)"
 PICKLE_SUFFIXES = (".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".bin")
 
 
@@ -22,7 +25,7 @@ class UnusableFile(ValueError):
 
 
 def container(path: str | PathLike[str]) -> Container:
-    """Whether a file is HDF5 (Keras), MATLAB v5-v7 or MATLAB v7.3 (HDF5 behind a MATLAB header).
+    """Whether a file is HDF5 (Keras), safetensors, MATLAB v5-v7 or MATLAB v7.3 (HDF5 behind a MATLAB header).
 
     Raises:
         UnusableFile: (a `ValueError`) `path` is no file, or its content is none of these; pickles are refused in words.
@@ -40,13 +43,16 @@ def container(path: str | PathLike[str]) -> Container:
         return "matlab-v7.3"
     if head.startswith(b"MATLAB 5.0"):
         return "matlab-v7"
+    if _looks_like_tensors(head):
+        return "safetensors"
     if _looks_pickled(path, head):
         raise UnusableFile(
             f"{path}: this looks like a pickle (PyTorch), which can run any program when it is read, so it is refused; "
-            "give a Keras HDF5 file (.h5) or a MATLAB file (.mat)"
+            f"give {KNOWN}"
         )
-    found = f"found a file that begins with {head[:8]!r}"
-    raise UnusableFile(f"{path}: expected a Keras HDF5 file (.h5) or a MATLAB v7 or v7.3 file (.mat), {found}")
+    if _is_keras_archive(path):
+        raise UnusableFile(f"{path}: expected {KNOWN}, found a Keras archive; save its model with save_weights(...h5)")
+    raise UnusableFile(f"{path}: expected {KNOWN}, found a file that begins with {head[:8]!r}")
 
 
 @contextmanager
@@ -74,6 +80,20 @@ def inner_dataset(node: h5py.Group | h5py.Dataset) -> h5py.Group | h5py.Dataset:
     if isinstance(node, h5py.Dataset) and (node.is_virtual or node.external):
         raise UnusableFile(f"{node.file.filename}: {node.name} has its values in another file, which is refused")
     return node
+
+
+def _looks_like_tensors(head: bytes) -> bool:
+    """The length of a header, in eight bytes, and a header in JSON; whether they are true the reader finds out."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= LONGEST_HEADER
+
+
+def _is_keras_archive(path: Path) -> bool:
+    """`model.keras`: a zip archive with the weights inside."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "model.weights.h5" in archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return False
 
 
 def _looks_pickled(path: Path, head: bytes) -> bool:

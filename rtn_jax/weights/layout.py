@@ -8,7 +8,7 @@ right, so a file that announces an absurd array costs no memory.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,10 @@ from rtn_jax.weights.containers import UnusableFile
 
 AnyArray = Shaped[np.ndarray, "..."]
 Layers = dict[str, dict[str, AnyArray]]
-"""`{layer: {"kernel": [h, w, c_in, c_out], "bias": [c_out]}}`, float32."""
+"""`{layer: {name: array}}`, float32: a kernel is `[h, w, c_in, c_out]`, a scale or bias `[c_out]`."""
 
-LISTED_AT_MOST = 100  # names of one kind in an error; a file of something else entirely may hold thousands
-
-VGG19_BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # channels and convolutions between the poolings
+LISTED_AT_MOST = 20  # names of one kind in an error; a ResNet has some hundreds
+FLOATING = ("float16", "bfloat16", "float32", "float64")
 
 GEOMETRY = {  # layer: (side of the kernel, channels in, channels out); conv6-9 take [upsampled, skip]
     "conv1": (9, 81, 64),
@@ -54,100 +53,75 @@ class Entry:
 
     name: str  # in the words of the file's format
     shape: tuple[int, ...]
-    dtype: np.dtype
+    dtype: str  # NumPy's name of it, or the format's where NumPy has none
     read: Callable[[], AnyArray]
 
 
-def vgg19_layers(last: str = "conv5_4") -> dict[str, tuple[int, int, int]]:
-    """`{layer: (side of the kernel, channels in, channels out)}` of VGG-19's convolutions up to `last`, in order."""
-    layers: dict[str, tuple[int, int, int]] = {}
-    channels = 3
-    for block, (width, count) in enumerate(VGG19_BLOCKS, start=1):
-        for conv in range(1, count + 1):
-            layers[f"conv{block}_{conv}"] = (3, channels, width)
-            channels = width
-            if f"conv{block}_{conv}" == last:
-                return layers
-    return layers
+@dataclass(frozen=True)
+class Wanted:
+    """One array that a file is to hold."""
 
-
-def expected_arrays(
-    layers: Mapping[str, tuple[int, int, int]], kernel_name: str, bias_name: str
-) -> dict[str, tuple[int, ...]]:
-    """`{name in the file: shape}` for layers; the names are formats with one `{}` for the layer."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer, (side, channels_in, channels_out) in layers.items():
-        shapes[kernel_name.format(layer)] = (side, side, channels_in, channels_out)
-        shapes[bias_name.format(layer)] = (channels_out,)
-    return shapes
+    name: str  # in the words of the file's format
+    shape: tuple[int, ...]
+    optional: bool = False
 
 
 def collect(
-    path: Path, entries: Sequence[Entry], expected: Mapping[str, tuple[int, ...]], ignored: Sequence[str] = ()
+    path: Path, entries: Sequence[Entry], wanted: Sequence[Wanted], *, ignored: Collection[str] = (), what: str
 ) -> dict[str, AnyArray]:
-    """The expected arrays of a file as `{name: float32 array}`.
+    """The wanted arrays of a file as `{name: float32 array}`.
 
     Args:
         path: the file, for the error text.
         entries: all arrays of the file.
-        expected: `{name: shape}` of the arrays that must be there, each once.
+        wanted: the arrays that must be there, each once; optional ones may be missing.
         ignored: names that may be there and are not read.
+        what: whose arrays are wanted, for the error text.
 
     Raises:
         UnusableFile: lists all names that are missing, unexpected, there more than once, of another shape or type, or
             hold values that are not finite.
     """
     entries = [entry for entry in entries if entry.name not in ignored]
+    shapes = {array.name: array.shape for array in wanted}
     counts = Counter(entry.name for entry in entries)
     problems = {
-        "missing": [name for name in expected if name not in counts],
-        "unexpected": [name for name in counts if name not in expected],
+        "missing": [array.name for array in wanted if array.name not in counts and not array.optional],
+        "unexpected": [name for name in counts if name not in shapes],
         "more than once": [name for name, count in counts.items() if count > 1],
         "of the wrong shape": [
-            f"{entry.name} (found {_dims(entry.shape)}, expected {_dims(expected[entry.name])})"
+            f"{entry.name} (found {_dims(entry.shape)}, expected {_dims(shapes[entry.name])})"
             for entry in entries
-            if entry.name in expected and entry.shape != expected[entry.name]
+            if entry.name in shapes and entry.shape != shapes[entry.name]
         ],
         "of the wrong type": [
             f"{entry.name} (found {entry.dtype}, expected floating point)"
             for entry in entries
-            if entry.name in expected and entry.dtype.kind != "f"
+            if entry.name in shapes and entry.dtype not in FLOATING
         ],
     }
-    _raise_if_any(path, problems)
-    arrays = {entry.name: _float32(entry.read(), expected[entry.name]) for entry in entries}
-    _raise_if_any(path, {"not finite": [name for name, array in arrays.items() if not np.isfinite(array).all()]})
+    _raise_if_any(path, what, problems)
+    arrays = {entry.name: float32(entry.read().reshape(shapes[entry.name])) for entry in entries}
+    _raise_if_any(path, what, {"not finite": [name for name, array in arrays.items() if not np.isfinite(array).all()]})
     return arrays
 
 
-def layer_tree(
-    arrays: Mapping[str, AnyArray],
-    layers: Mapping[str, tuple[int, int, int]],
-    kernel_name: str,
-    bias_name: str,
-) -> Layers:
-    """Arrays under a file's names to `{layer: {"kernel", "bias"}}`; arguments as for `expected_arrays`."""
-    return {
-        layer: {"kernel": arrays[kernel_name.format(layer)], "bias": arrays[bias_name.format(layer)]}
-        for layer in layers
-    }
-
-
-def _float32(array: AnyArray, shape: tuple[int, ...]) -> AnyArray:
-    # A float64 too large for float32 becomes inf here and is reported as not finite: no warning beside that.
+def float32(array: AnyArray) -> AnyArray:
+    """The array in C order; what is too large for float32 becomes infinite, to be found and reported."""
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array.reshape(shape), dtype=np.float32)
+        return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _raise_if_any(path: Path, problems: Mapping[str, Sequence[str]]) -> None:
-    texts = [f"{kind}: {_listed(names)}" for kind, names in problems.items() if names]
+def listed(names: Sequence[str], at_most: int = LISTED_AT_MOST) -> str:
+    """`a, b and 3 more`."""
+    more = len(names) - at_most
+    return ", ".join(names[:at_most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _raise_if_any(path: Path, what: str, problems: Mapping[str, Sequence[str]]) -> None:
+    texts = [f"{kind}: {listed(names)}" for kind, names in problems.items() if names]
     if texts:
-        raise UnusableFile(f"{path}: these arrays are not as expected; " + "; ".join(texts))
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - LISTED_AT_MOST
-    return ", ".join(names[:LISTED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+        raise UnusableFile(f"{path}: these arrays are not those of {what}; " + "; ".join(texts))
 
 
 def _dims(shape: tuple[int, ...]) -> str:

@@ -35,9 +35,9 @@ def open_variable(path: Path, name: str) -> Iterator[Value]:
         yield value
 
 
-def has_variable(path: Path, name: str) -> bool:
-    """Whether a MATLAB file has a variable of that name; a damaged one raises `UnusableFile`."""
+def variable_names(path: Path) -> set[str]:
+    """The names of a MATLAB file's variables; a damaged one raises `UnusableFile`."""
     if container(path) == "matlab-v7.3":
         with open_hdf5(path) as file:
-            return name in file
-    return name in Mat5File(path).names()
+            return set(file)
+    return set(Mat5File(path).names())

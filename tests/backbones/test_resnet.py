@@ -28,11 +28,11 @@ def randomised(keras, model, rng):
     """Weights under which activations neither vanish nor explode, and no statistic of batch norm is trivial."""
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D):
-            kernel, bias = layer.get_weights()
-            kernel = rng.standard_normal(kernel.shape) * np.sqrt(2 / np.prod(kernel.shape[:3]))
-            layer.set_weights([kernel, 0.1 * rng.standard_normal(bias.shape)])
+            shape = layer.kernel.shape
+            kernel = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:3]))
+            layer.set_weights([kernel, 0.1 * rng.standard_normal(shape[3])])
         elif isinstance(layer, keras.layers.BatchNormalization):
-            n = layer.get_weights()[0].shape
+            n = layer.gamma.shape
             last = 0.2 if layer.name.endswith("_3_bn") else 1.0
             gamma, variance = last * rng.uniform(0.7, 1.3, n), rng.uniform(0.7, 1.3, n)
             layer.set_weights([gamma, 0.1 * rng.standard_normal(n), 0.1 * rng.standard_normal(n), variance])
@@ -45,6 +45,8 @@ def keras_features(keras, model, layer, images):
     return np.asarray(jax.jit(lambda x: inner.stateless_call(*variables, x)[0])(bgr))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside Keras
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Keras recommends its newer format
 @pytest.mark.parametrize(
     ("application", "depth", "layers", "shape"),
     [
@@ -56,7 +58,7 @@ def test_features_equal_keras(keras, rng, tmp_path, application, depth, layers, 
     model = getattr(keras.applications, application)(weights=None, include_top=False, input_shape=(None, None, 3))
     randomised(keras, model, rng)
     model.save(tmp_path / "saved.h5")
-    weights = read_backbone(tmp_path / "saved.h5", "resnet50" if depth == 50 else "resnet").layers
+    weights = read_backbone(tmp_path / "saved.h5", "resnet50" if depth == 50 else "resnet")
     images = rng.integers(0, 256, (1, *shape, 3))
     taps = jax.jit(ResNetBackbone(layers=layers, depth=depth).taps)(weights, jnp.asarray(images, jnp.float32))
     for layer in layers:

@@ -20,6 +20,7 @@ from rtn_jax.backbones import Backbone, backbone
 from rtn_jax.backbones.vgg import LAYERS, VGGBackbone, weight_shapes
 from rtn_jax.config import CAFFE_MEAN, Config, Level
 from rtn_jax.weights import fetch, read_backbone
+from rtn_jax.weights.assets import PUBLISHED
 from tests import oracle
 
 TAPS = ("conv1_1", "conv2_2", "conv3_3", "conv4_1", "conv4_4", "conv5_1", "conv5_4")
@@ -84,8 +85,8 @@ def test_taps_equal_keras(keras, keras_model, weights, taps_of, rng, shape):
 
 def test_published_weights_equal_keras(keras, keras_model, taps_of, rng):
     folder = Path(os.environ.get(fetch.CACHE_VARIABLE) or pooch.os_cache("rtn_jax"))
-    path = folder / fetch.VGG19.name
-    if not path.is_file() or path.stat().st_size != fetch.VGG19.size:
+    path = folder / PUBLISHED["vgg"].name
+    if not path.is_file() or path.stat().st_size != PUBLISHED["vgg"].size:
         pytest.skip(f"no published weights in {folder}: `rtn_jax.weights.pretrained('vgg')` fetches them")
     images = rng.integers(0, 256, (2, *SHAPES[0], 3))
     keras_model.load_weights(path)

@@ -44,6 +44,11 @@ def dagnn(params: list[tuple[str, Any]]) -> dict[str, Any]:
     return {"net": net, "stats": Struct([{"train": np.zeros((1, 3))}])}
 
 
+def dagnn_struct(params: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The variables of a DagNN saved with `save('-struct')`, as MatConvNet's models are; `layers` is no SimpleNN's."""
+    return dagnn(params)["net"].elements[0]
+
+
 def simplenn(weights: list[tuple[str, Any, Any]]) -> dict[str, Any]:
     """The variables of a MatConvNet SimpleNN: `layers`, where ReLU and pooling stand between the convolutions."""
     layers: list[Any] = []

