@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
-from tyro.conf import Suppress
 
 import rtn_jax
 from benchmarks.fresh import ROOT, about, machine, table
@@ -30,20 +29,13 @@ ALL: tuple[BackboneName, ...] = ("vgg", "vgg16", "resnet50", "resnet", "resnet15
 KIBIBYTES_PER_GB = 1e9 / 1024
 
 
-def main(
-    names: tuple[BackboneName, ...] = ALL, repeats: int = 7, peak_of: Suppress[BackboneName | None] = None
-) -> None:
+def main(names: tuple[BackboneName, ...] = ALL, repeats: int = 7) -> None:
     """Times features and matches of one pair, and prints a table.
 
     Args:
         names: of backbones; the first is what the others are compared with.
         repeats: turns of each that are timed, after one that compiles and one that warms up.
-        peak_of: run one pair of this backbone and print this process's peak memory, nothing else.
     """
-    if peak_of is not None:
-        _whole(peak_of)()
-        sys.stdout.write(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIBIBYTES_PER_GB))
-        return
     here = machine()
     runs = [run for name in names for run in (_whole(name), _features(name))]
     for run in runs * 2:
@@ -66,6 +58,12 @@ def main(
     sys.stdout.write(f"{about(here)}\n\n{table(headings, rows)}")
 
 
+def print_peak(name: BackboneName) -> None:
+    """Matches one pair and prints this process's peak memory in GB; for a process of its own."""
+    _whole(name)()
+    sys.stdout.write(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIBIBYTES_PER_GB))
+
+
 def _whole(name: BackboneName) -> Callable[[], Any]:
     """One pair, from images at the network's size to the flow."""
     params, (src, tgt) = random_params(default(name), 0), _images()
@@ -85,7 +83,7 @@ def _images() -> np.ndarray:
 
 
 def _peak(name: BackboneName) -> float:
-    command = [sys.executable, "-m", "benchmarks.backbones", "--peak_of", name]
+    command = [sys.executable, "-c", f"from benchmarks.backbones import print_peak; print_peak({name!r})"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout.splitlines()[-1]))
 

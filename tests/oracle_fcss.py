@@ -89,7 +89,8 @@ def fcss_under_field(
             pixel = (np.array([x, y]) + t + 0.5) * stride - 0.5
             matrix = a if matrices is None else a @ matrix_at(matrices, *((pixel + 0.5) / 4 - 0.5))
             out[y, x] = similarity(features, weights[f"pattern{i}"], (pixel + 0.5) / own - 0.5, matrix)
-        described.append(oracle.l2_normalize(pool(out)))
+        pooled = pool(out)
+        described.append(oracle.l2_normalize(pooled - pooled.mean(axis=-1, keepdims=True)))
     return oracle.l2_normalize(np.concatenate(described, axis=-1))
 
 

@@ -372,7 +372,7 @@ def test_a_file_that_cannot_be_read_is_one_line(saved, monkeypatch):
         (lambda header: header["files"].update({"weights/gone": "0" * 64}), "damaged: weights/gone is missing"),
         (lambda header: header["config"].update(geometry_width=5), "conv1/kernel has shape"),
         (lambda header: header["config"].update(radius=3), "conv1/kernel has shape"),
-        (lambda header: header["config"].update(backbone="resnet"), "backbone: expected one of"),
+        (lambda header: header["config"].update(backbone="alexnet"), "backbone: expected one of"),
         (lambda header: header["config"].update(speed=3), "not a config of this version"),
         (
             lambda header: header["config"].update(levels=[{"layer": "conv4_1", "iterations": 1}]),
