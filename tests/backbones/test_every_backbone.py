@@ -150,7 +150,7 @@ def test_presets_name_layers_that_exist(name):
         assert min(network.stride(level.layer) for level in config.levels) >= 8
 
 
-@every_backbone
+@every_kind
 def test_the_head_is_drawn_where_weights_lack_it_and_settings_go_with_weights(name):
     config = small(name)
     shapes, head = backbone(config).weight_shapes(), backbone(config).head
