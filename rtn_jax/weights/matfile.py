@@ -39,5 +39,6 @@ def variable_names(path: Path) -> set[str]:
     """The names of a MATLAB file's variables; a damaged one raises `UnusableFile`."""
     if container(path) == "matlab-v7.3":
         with open_hdf5(path) as file:
-            return set(file)
+            # h5py gives a name that is no UTF-8, as of a damaged file, as bytes.
+            return {name if isinstance(name, str) else name.decode("utf-8", "replace") for name in file}
     return set(Mat5File(path).names())

@@ -13,6 +13,7 @@ import scipy.io
 from rtn_jax import weights
 from rtn_jax.backbones import full_weight_shapes
 from rtn_jax.weights import layout, released
+from rtn_jax.weights.matfile import variable_names
 from tests.weights import released_files as files
 from tests.weights.narrow import (
     RESNETS,
@@ -235,6 +236,16 @@ def test_a_value_that_is_no_array_is_listed(narrow, write, tmp_path):
     params["conv1_1f"], params["conv1_1b"] = files.Struct([{"x": "y"}]), "text"
     write(tmp_path / "net.mat", files.dagnn(list(params.items())))
     with pytest.raises(ValueError, match=r"wrong shape: conv1_1f .*conv1_1b .*wrong type: conv1_1f .*conv1_1b"):
+        weights.read(tmp_path / "net.mat")
+
+
+def test_a_damaged_name_is_no_obstacle(tmp_path):
+    """Which h5py gives as bytes, where all others are texts."""
+    files.write_v73(tmp_path / "net.mat", {"nothing": np.zeros((2, 2))})
+    with h5py.File(tmp_path / "net.mat", "r+") as file:
+        file.create_dataset(b"\xe3\xff", data=1.0)
+    assert variable_names(tmp_path / "net.mat") == {"nothing", "\ufffd\ufffd"}
+    with pytest.raises(ValueError, match=r"net\.mat: expected "):
         weights.read(tmp_path / "net.mat")
 
 
