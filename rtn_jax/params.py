@@ -76,7 +76,7 @@ def _random_weights(key: Array, config: Config, layers: tuple[str, ...]) -> dict
     backbone_key, geometry_key = jax.random.split(key)
     volume = jnp.zeros((1, 16, 16, (2 * config.radius + 1) ** 2))
     geometry = geometry_network(config).init(geometry_key, volume)["params"]
-    drawn = backbone(config).init(backbone_key)
+    drawn = backbone(config).init(backbone_key) if layers else {}
     return {"geometry": geometry, "backbone": {layer: drawn[layer] for layer in layers}}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from rtn_jax.affine import field_centres, identity_field
@@ -197,10 +198,7 @@ def _level(
     distances = self_similarity(features, pattern["u"], pattern["v"], places, matrices)
     similar = jnp.exp(-distances / pattern["bandwidth"])
     for axis in (1, 2):  # the last row and column have no neighbour, and are pooled without one
-        following = jnp.concatenate([_cut(similar, axis, 1, None), _cut(similar, axis, -1, None)], axis)
+        following, last = (lax.slice_in_dim(similar, start, None, axis=axis) for start in (1, -1))
+        following = jnp.concatenate([following, last], axis)
         similar = jnp.maximum(similar, following)
     return similar
-
-
-def _cut(x: Array, axis: int, start: int | None, stop: int | None) -> Array:
-    return x[(slice(None),) * axis + (slice(start, stop),)]

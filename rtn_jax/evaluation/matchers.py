@@ -17,7 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rtn_jax.coordinates import Shape, cells_to_pixels, flip_points, pixel_grid, pixels_to_cells, resize_points
+from rtn_jax.coordinates import (
+    Shape,
+    cells_to_pixels,
+    clip_points,
+    flip_points,
+    pixel_grid,
+    pixels_to_cells,
+    resize_points,
+)
 from rtn_jax.correlation import l2_normalize
 from rtn_jax.data.pairs import Files, Pair
 from rtn_jax.images import resize
@@ -171,7 +179,7 @@ def carried(flow: Flow, points: Points) -> Points:
 
     A pixel that is not known (NaN) makes those points unknown which it has a share in, and no others.
     """
-    at = points.clip(0, np.asarray(flow.shape[1::-1]) - 1)
+    at = clip_points(points, flow.shape[:2])
     low, high = np.floor(at).astype(np.int64), np.ceil(at).astype(np.int64)
     share = at - low
     moved = points.copy()
