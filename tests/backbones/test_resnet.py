@@ -117,12 +117,29 @@ def test_where_the_stride_is_matters(rng):
     assert float(jnp.abs(one - two).max()) > 0.1 * float(one.max())
 
 
-def test_random_weights_keep_activations_in_bounds(rng):
-    """23 blocks that each double the variance would end at ten million times what came in."""
+@pytest.fixture(scope="module")
+def drawn():
+    """Features from random weights: of an image of patches, and of the same moved by a third of a cell."""
     network = ResNetBackbone(layers=("conv2_3", "conv4_23"))
-    taps = network.taps(network.init(jax.random.key(0)), jnp.asarray(rng.uniform(0, 255, (1, 64, 64, 3)), jnp.float32))
-    early, late = (float(jnp.std(taps[layer][1])) for layer in ("conv2_3", "conv4_23"))
+    patches = np.random.default_rng(0).uniform(0, 255, (1, 24, 24, 3))
+    image = np.kron(patches, np.ones((1, 8, 8, 1))).astype(np.float32)
+    both = jnp.asarray(np.concatenate([image[:, :128, :128], image[:, 5:133, 5:133]]))
+    return {layer: out for layer, (_, out) in network.taps(network.init(jax.random.key(0)), both).items()}
+
+
+def test_random_weights_keep_activations_in_bounds(drawn):
+    """23 blocks that each double the variance would end at ten million times what came in."""
+    early, late = (float(jnp.std(drawn[layer])) for layer in ("conv2_3", "conv4_23"))
     assert 0.1 * early < late < 10 * early
+
+
+def test_random_weights_tell_cells_apart_and_know_them_again(drawn):
+    """Or training from them has nothing to match by."""
+    features = np.asarray(drawn["conv4_23"], np.float64).reshape(2, 64, -1)
+    one, two = features / np.linalg.norm(features, axis=-1, keepdims=True)
+    cosines = one @ two.T
+    assert cosines.mean() < 0.8
+    assert np.mean(cosines.argmax(1) == np.arange(64)) > 0.5
 
 
 def test_names_and_strides(unchecked):
