@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 import signal
@@ -25,7 +26,17 @@ jaxtyping.install_import_hook("rtn_jax", "tests.typecheck.check")
 # Tests send it, to themselves and to commands; a shell that starts the suite in the background has it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Traced programs are millions of objects that live on: looking through them at every turn takes a tenth of the time.
+gc.set_threshold(200_000, 20, 100)
+
+_LONG = ("test_survival.py", "test_commands.py", "test_devices.py", "test_overfit.py", "test_features_stage.py")
+
 _DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items):
+    """Files of few, long tests come first: last, one of them would run while the other process has nothing to do."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
 
 
 @pytest.fixture
