@@ -155,7 +155,9 @@ class ResNetBackbone:
         for numbers, (name, parts) in zip(drawn, shapes.items(), strict=True):
             kernel, channels = parts["kernel"], parts["bias"]
             stage = int(name[4]) - 2 if name.endswith("_expand") else None
-            numbers = _smooth(numbers.reshape(kernel))
+            numbers = numbers.reshape(kernel)
+            if kernel[0] > 1:
+                numbers = _smooth(numbers)
             if name != "conv1":
                 numbers -= numbers.mean((0, 1, 2))
             weights[name] = {

@@ -1,4 +1,4 @@
-"""TSS's protocol on its real sample, against a slow reading of it that shares no code with the library."""
+"""TSS's protocol on its real sample, against a reading of it that shares no code with the library."""
 
 from __future__ import annotations
 

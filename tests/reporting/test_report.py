@@ -182,13 +182,6 @@ def test_a_pair_without_a_figure_has_an_empty_cell(tmp_path):
     assert [row["LOC-ERR"] for row in rows] == ["10.0000", "10.0000", "", "10.0000", "10.0000", "10.0000"]
 
 
-def test_mirror_images_are_looked_at_where_it_is_asked_for(checkpoint, pairs_file):
-    shared = {"ckpt": str(checkpoint), "alphas": (0.3, 0.5, 0.8)}
-    plain, aware = (report(config(pairs_file, **shared, mirror_aware=aware)) for aware in (False, True))
-    assert aware["metrics"].keys() == plain["metrics"].keys()
-    assert aware["metrics"] != plain["metrics"]
-
-
 def test_tss_on_the_real_sample(data_dir, checkpoint, tmp_path, capsys):
     if not (data_dir / "TSS-sample").is_dir():
         pytest.skip(f"TSS-sample is not in {data_dir}")
@@ -203,6 +196,9 @@ def test_tss_on_the_real_sample(data_dir, checkpoint, tmp_path, capsys):
     assert again["metrics"] == record["metrics"]
     with_truth = report(EvaluateConfig(**shared, predictions=_only_flows(data_dir / "TSS-sample", tmp_path / "truth")))
     assert set(with_truth["metrics"].values()) == {100.0}
+    aware = report(EvaluateConfig(**shared, ckpt=str(checkpoint), mirror_aware=True))
+    assert aware["metrics"].keys() == record["metrics"].keys()
+    assert aware["metrics"] != record["metrics"]
 
 
 def _only_flows(folder: Path, out: Path) -> Path:
