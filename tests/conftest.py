@@ -13,6 +13,10 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_opti
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones do not know it, and would end the process
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
+# The slow oracles multiply small matrices: two threads of each of two processes wait for each other a hundred times
+# longer than they compute. NumPy is here already; this is for the processes that are started from here.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jax
 import jaxtyping
 import numpy as np

@@ -55,11 +55,11 @@ def conv2d(x: Map, kernel: Float[np.ndarray, "kh kw c d"], bias: Float[np.ndarra
     height, width, _ = x.shape
     rows, columns, _, out_channels = kernel.shape
     padded = np.pad(x, ((rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0)))
-    out = np.zeros((height, width, out_channels), x.dtype)
+    out = np.zeros((height * width, out_channels), x.dtype)
     for i in range(rows):
         for j in range(columns):
-            out += padded[i : i + height, j : j + width] @ kernel[i, j]
-    return out + bias
+            out += padded[i : i + height, j : j + width].reshape(height * width, -1) @ kernel[i, j]
+    return out.reshape(height, width, -1) + bias
 
 
 def max_pool(x: Map) -> Float[np.ndarray, "h//2 w//2 c"]:
