@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,10 @@ from rtn_jax.sampling import bilinear_sample
 
 _SMALL_GRID = 64  # cells
 _SMALL_KERNEL = 9  # taps
+_LARGE_GRID = 4096  # cells
+_MANY_CHANNELS = {False: 64, True: 256}  # of input and output, of a grid that is not large and of one that is
+
+Form = Literal["direct", "gathered", "by_rows", "minimal"]
 
 
 def convolve(
@@ -20,16 +25,41 @@ def convolve(
 ) -> Float[Array, "b h w o"]:
     """Cross-correlation with stride 1 and zero padding that keeps the size (odd kernels).
 
-    Fits `flax.linen.Conv(conv_general_dilated=convolve)`, whose further arguments describe just this case.
-
-    On the CPU, XLA's convolution of a grid of a few cells is up to twenty times slower than the same thing written as
-    one matrix product over gathered neighbourhoods, and its gradient likewise; on larger grids it runs at the machine's
-    limit.
+    Fits `flax.linen.Conv(conv_general_dilated=convolve)`, whose further arguments describe just this case. The form is
+    `fastest_form`'s; all give the same result to rounding, and so do their gradients.
     """
+    form = fastest_form(x.shape, kernel.shape, x.dtype)
+    return _FORMS[form](x, kernel)
+
+
+def fastest_form(shape: tuple[int, ...], kernel: tuple[int, ...], dtype: Any) -> Form:
+    """The form for an input `[b, h, w, i]` and a kernel `[kh, kw, i, o]`, chosen by measurement (docs/performance.md).
+
+    On the CPU, XLA's convolution (`direct`) of a grid of a few cells is up to twenty times slower than one matrix
+    product over gathered neighbourhoods (`gathered`), and of a large kernel twice as slow as one that gathers along the
+    rows alone (`by_rows`). 3x3 convolutions of many channels are fastest with fewer multiplications (`minimal`).
+    Elsewhere XLA hands convolutions to a library that does all that itself.
+    """
+    if jax.default_backend() != "cpu":
+        return "direct"
+    _, h, w, inputs = shape
+    if kernel[0] * kernel[1] > _SMALL_KERNEL:
+        return "by_rows"
+    if h * w <= _SMALL_GRID:
+        return "gathered"
+    many = min(inputs, kernel[3]) >= _MANY_CHANNELS[h * w > _LARGE_GRID]
+    # In half precision the sums and differences of neighbours would be rounded once more than the plain form rounds.
+    return "minimal" if many and kernel[:2] == (3, 3) and jnp.finfo(dtype).bits >= 32 else "direct"
+
+
+def _direct(x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"]) -> Float[Array, "b h w o"]:
+    """XLA's convolution."""
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _gathered(x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"]) -> Float[Array, "b h w o"]:
+    """One matrix product over the neighbourhoods, laid side by side."""
     height, width, channels = kernel.shape[:3]
-    small = x.shape[1] * x.shape[2] <= _SMALL_GRID and height * width <= _SMALL_KERNEL
-    if not small or jax.default_backend() != "cpu":
-        return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     padded = jnp.pad(x, ((0, 0), (height // 2, height // 2), (width // 2, width // 2), (0, 0)))
     h, w = x.shape[1:3]
     shifts = [padded[:, i : i + h, j : j + w] for i in range(height) for j in range(width)]
@@ -37,19 +67,108 @@ def convolve(
     return neighbourhoods @ kernel.reshape(height * width * channels, -1)
 
 
-def warped_convolve(
-    x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"], positions: Float[Array, "b H W m 2"]
-) -> Float[Array, "b H W o"]:
+def _by_rows(x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"]) -> Float[Array, "b h w o"]:
+    """Neighbours along the rows laid side by side, times all rows of the kernel at once; its products are then summed.
+
+    `kw` times the input and `kh` times the output are held, where `_gathered` holds `kh * kw` times the input.
+    """
+    height, width, channels, features = kernel.shape
+    b, h, w, _ = x.shape
+    padded = jnp.pad(x, ((0, 0), (0, 0), (width // 2, width // 2), (0, 0)))
+    neighbours = jnp.concatenate([padded[:, :, j : j + w] for j in range(width)], axis=-1)  # [b, h, w, kw * i]
+    by_row = jnp.moveaxis(kernel, 0, 2).reshape(width * channels, height * features)
+    products = (neighbours @ by_row).reshape(b, h, w, height, features)
+    padded = jnp.pad(products, ((0, 0), (height // 2, height // 2), (0, 0), (0, 0), (0, 0)))
+    return sum((padded[:, i : i + h, :, i] for i in range(height)), jnp.zeros((), x.dtype))
+
+
+def _minimal(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "b h w o"]:
+    """Minimal filtering: every 2x2 outputs take 16 multiplications per pair of channels instead of 36.
+
+    A 4x4 tile of the input (tiles overlap by two) becomes 16 sums and differences of its cells, the kernel 16 of its
+    taps; products of the two, one matrix product over the channels for each of the 16, are summed to four outputs. What
+    is added are at most four numbers of the same size, so the rounding is that of the plain form.
+
+    The 16 are never laid side by side: each goes from its sums into its matrix product, and tiles are slices with
+    stride one of a reshaped input, so that gradients need neither scatter nor stride.
+
+    Source: Winograd's F(2x2, 3x3), as in Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2016), 4.1.
+    """
+    b, h, w, channels = x.shape
+    rows, columns = -(-h // 2), -(-w // 2)  # of tiles
+    margins = ((0, 0), (1, 2 * rows - h + 1), (1, 2 * columns - w + 1), (0, 0))
+    cells = jnp.pad(x, margins).reshape(b, rows + 1, 2, columns + 1, 2, channels)
+    # By the parity of the column, the four sums along the rows; of each, the four along the columns.
+    down = [_tile_sums(cells[:, :, 0, :, parity], cells[:, :, 1, :, parity], axis=1) for parity in (0, 1)]
+    tiles = [_tile_sums(even, odd, axis=2) for even, odd in zip(*down, strict=True)]
+    taps = [_tap_sums(row) for row in _tap_sums(kernel)]
+    products = [
+        [tile.reshape(-1, channels) @ tap for tile, tap in zip(*of_row, strict=True)]
+        for of_row in zip(tiles, taps, strict=True)
+    ]
+    columns_of = [_outputs(column) for column in zip(*products, strict=True)]  # four of the two rows of outputs
+    outputs = [_outputs([column[i] for column in columns_of]) for i in (0, 1)]
+    across = [jnp.stack([out.reshape(b, rows, columns, -1) for out in row], axis=3) for row in outputs]
+    y = jnp.stack(across, axis=2).reshape(b, 2 * rows, 2 * columns, -1)
+    return y[:, :h, :w]
+
+
+def _tile_sums(even: Array, odd: Array, axis: int) -> list[Array]:
+    """The rows d0 to d3 of all tiles, as d0 - d2, d1 + d2, d2 - d1, d1 - d3; tiles begin at every second row."""
+    count = even.shape[axis] - 1
+    d0, d2 = (lax.slice_in_dim(even, i, i + count, axis=axis) for i in (0, 1))
+    d1, d3 = (lax.slice_in_dim(odd, i, i + count, axis=axis) for i in (0, 1))
+    return [d0 - d2, d1 + d2, d2 - d1, d1 - d3]
+
+
+def _tap_sums(taps: Any) -> list[Array]:
+    """The taps g0 to g2 of an axis, as g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2."""
+    g0, g1, g2 = taps
+    return [g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2]
+
+
+def _outputs(products: Any) -> list[Array]:
+    """Both outputs of an axis from its four products."""
+    m0, m1, m2, m3 = products
+    return [m0 + m1 + m2, m1 - m2 - m3]
+
+
+_FORMS = {"direct": _direct, "gathered": _gathered, "by_rows": _by_rows, "minimal": _minimal}
+
+
+def warped_convolution(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"]
+) -> Callable[[Float[Array, "b H W m 2"]], Float[Array, "b H W o"]]:
     """A convolution whose `m = k * k` neighbours of every cell lie at given positions of its input, zero outside.
 
     Args:
         x: `[b, h, w, i]`.
         kernel: `[k, k, i, o]`.
-        positions: `[b, H, W, k * k, 2]` in cells of `x`, row by row: `affine.sampling_positions`.
+
+    Returns:
+        The convolution as a function of the positions, `[b, H, W, k * k, 2]` in cells of `x`, row by row
+        (`affine.sampling_positions`). What does not depend on them is computed once, however often it is called.
 
     Source: the affine-warped convolution of the release, which samples nine positions per cell and convolves them with
     stride 3.
     """
-    samples = bilinear_sample(x, positions)
-    flat = samples.reshape(*samples.shape[:3], -1)
-    return flat @ kernel.reshape(flat.shape[-1], -1)
+    taps = kernel.reshape(-1, *kernel.shape[2:])  # [m, i, o]
+    if jax.default_backend() != "cpu" or jnp.finfo(x.dtype).bits < 32:
+
+        def multiply_samples(positions: Float[Array, "b H W m 2"]) -> Float[Array, "b H W o"]:
+            samples = bilinear_sample(x, positions)
+            flat = samples.reshape(*samples.shape[:3], -1)
+            return flat @ taps.reshape(flat.shape[-1], -1)
+
+        return multiply_samples
+
+    # Sampling is linear, so the products with the taps can come first. They are the same in every iteration, and what
+    # is left is a weighted sum of four cells per tap: a sixth of the time of sampling and multiplying on two cores. In
+    # half precision they would be rounded before they are summed.
+    products = [x @ tap for tap in taps]
+
+    def sample_products(positions: Float[Array, "b H W m 2"]) -> Float[Array, "b H W o"]:
+        sampled = [bilinear_sample(product, positions[..., i, :]) for i, product in enumerate(products)]
+        return sum(sampled[1:], sampled[0])
+
+    return sample_products

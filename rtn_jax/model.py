@@ -192,10 +192,10 @@ def _correlation_under(params: Params, layer: str, src: Tap, tgt: Tap) -> Correl
     """`T -> C(D^s, D^t(T))`: the raw volume as a function of the field. What does not depend on it is done here."""
     config, network = params.config, backbone(params.config)
     src_features = l2_normalize(src.output)
+    warped = network.redo(params.weights["backbone"], layer, tgt.input, config.normalization)
 
     def correlate(field: Float[Array, "b h w 2 3"]) -> Float[Array, "b h w m"]:
-        warped = network.redo(params.weights["backbone"], layer, tgt.input, field, config.normalization)
-        return window_correlation(src_features, l2_normalize(warped), radius=config.radius)
+        return window_correlation(src_features, l2_normalize(warped(field)), radius=config.radius)
 
     return correlate
 

@@ -1,4 +1,4 @@
-"""The convolution in both of its forms against the slow loop."""
+"""The convolution in all of its forms against the slow loop."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from rtn_jax.convolution import convolve
+from rtn_jax.convolution import _FORMS, convolve, fastest_form, warped_convolution
 from tests import oracle
 
-# On the CPU a 3x3 convolution of up to 64 cells is a matrix product, everything else XLA's convolution.
 CASES = [(grid, size) for grid in [(1, 1), (5, 7), (8, 8), (8, 9)] for size in (1, 3, 9)]
+OF_THREE = ["gathered", "by_rows", "minimal"]  # forms of a 3x3 kernel beside XLA's
 
 
-def inputs(rng, grid, size, batch=2):
-    x = rng.standard_normal((batch, *grid, 3)).astype(np.float32)
-    return x, rng.standard_normal((size, size, 3, 4)).astype(np.float32)
+def inputs(rng, grid, size, batch=2, channels=(3, 4)):
+    x = rng.standard_normal((batch, *grid, channels[0])).astype(np.float32)
+    return x, rng.standard_normal((size, size, *channels)).astype(np.float32)
 
 
 @pytest.mark.parametrize(("grid", "size"), CASES)
@@ -27,30 +27,114 @@ def test_equals_the_slow_loop(rng, grid, size):
     np.testing.assert_allclose(convolve(jnp.asarray(x), jnp.asarray(kernel)), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("grid", [(1, 1), (1, 2), (2, 3), (6, 4), (7, 5)])
+@pytest.mark.parametrize("form", OF_THREE)
+def test_every_form_equals_the_slow_loop(rng, grid, form):
+    x, kernel = (array.astype(np.float64) for array in inputs(rng, grid, 3, channels=(5, 3)))
+    expected = np.stack([oracle.conv2d(one, kernel, np.zeros(3)) for one in x])
+    with jax.enable_x64(True):
+        out = _FORMS[form](jnp.asarray(x), jnp.asarray(kernel))
+        assert out.dtype == np.float64
+    np.testing.assert_allclose(out, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", _FORMS)
+def test_no_form_rounds_more_than_the_plain_one(rng, form):
+    """Of positive features, as after ReLU, with as many channels as VGG's last: sums of 4,608 products."""
+    x, kernel = inputs(rng, (12, 9), 3, batch=1, channels=(512, 16))
+    x = np.maximum(x, 0)
+    exact = oracle.conv2d(x[0].astype(np.float64), kernel.astype(np.float64), np.zeros(16))
+    out = _FORMS[form](jnp.asarray(x), jnp.asarray(kernel))[0]
+    assert np.abs(out - exact).max() < 2e-6 * np.abs(exact).max()
+
+
 @pytest.mark.parametrize("grid", [(5, 7), (9, 8)])
-def test_a_kernel_with_one_tap_shifts(rng, grid):
+@pytest.mark.parametrize("form", _FORMS)
+def test_a_kernel_with_one_tap_shifts(rng, grid, form):
     x, _ = inputs(rng, grid, 3)
     kernel = np.zeros((3, 3, 3, 3), np.float32)
     kernel[1, 2] = np.eye(3)  # reads the neighbour to the right
     expected = np.pad(x[:, :, 1:], ((0, 0), (0, 0), (0, 1), (0, 0)))
-    np.testing.assert_allclose(convolve(jnp.asarray(x), jnp.asarray(kernel)), expected, atol=1e-6)
+    np.testing.assert_allclose(_FORMS[form](jnp.asarray(x), jnp.asarray(kernel)), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("grid", [(3, 4), (9, 8)])
-def test_jit_batch_and_gradients(x64, rng, grid):
+@pytest.mark.parametrize("grid", [(3, 4), (5, 6)])
+@pytest.mark.parametrize("form", _FORMS)
+def test_jit_batch_and_gradients(x64, rng, grid, form):
+    convolution = _FORMS[form]
     x, kernel = (jnp.asarray(array, jnp.float64) for array in inputs(rng, grid, 3))
-    out = convolve(x, kernel)
-    np.testing.assert_allclose(jax.jit(convolve)(x, kernel), out, atol=1e-12)
-    np.testing.assert_allclose(convolve(x[1:], kernel), out[1:], atol=1e-12)
-    check_grads(jax.jit(convolve), (x, kernel), order=1, modes=("fwd", "rev"))
+    out = convolution(x, kernel)
+    np.testing.assert_allclose(jax.jit(convolution)(x, kernel), out, atol=1e-12)
+    np.testing.assert_allclose(convolution(x[1:], kernel), out[1:], atol=1e-12)
+    check_grads(jax.jit(convolution), (x, kernel), order=1, modes=("fwd", "rev"))
 
 
-def test_both_forms_have_the_same_gradient(rng):
-    """The same 8 x 8 cells alone, and with a row of zeros below, which takes the other form."""
-    x, kernel = map(jnp.asarray, inputs(rng, (8, 8), 3))
+@pytest.mark.parametrize("form", OF_THREE)
+def test_all_forms_have_the_same_gradient(rng, form):
+    x, kernel = map(jnp.asarray, inputs(rng, (8, 7), 3))
 
-    def loss(kernel, rows):
-        padded = jnp.pad(x, ((0, 0), (0, rows), (0, 0), (0, 0)))
-        return (convolve(padded, kernel)[:, :8] ** 2).sum()
+    def loss(x, kernel, form):
+        return (_FORMS[form](x, kernel) ** 2).sum()
 
-    np.testing.assert_allclose(jax.grad(loss)(kernel, 0), jax.grad(loss)(kernel, 1), rtol=1e-4, atol=1e-3)
+    expected, got = (jax.grad(loss, (0, 1))(x, kernel, name) for name in ("direct", form))
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-3)
+
+
+def test_the_form_fits_what_is_convolved():
+    """3x3 kernels of few cells are gathered, of many channels minimal, large ones go by rows; the rest is plain."""
+
+    def form(grid, size, channels, dtype=jnp.float32):
+        return fastest_form((1, *grid, channels), (size, size, channels, channels), dtype)
+
+    assert form((8, 8), 3, 512) == form((1, 1), 1, 4) == "gathered"
+    assert form((16, 16), 3, 64) == form((9, 8), 3, 512) == form((9, 8), 3, 64, jnp.float64) == "minimal"
+    assert form((256, 256), 3, 256) == "minimal"
+    assert form((16, 16), 9, 64) == form((1, 1), 9, 4) == "by_rows"
+    assert form((16, 16), 3, 63) == form((256, 256), 3, 255) == form((16, 16), 1, 64) == "direct"
+    assert form((16, 16), 3, 64, jnp.bfloat16) == "direct"
+
+
+@pytest.mark.parametrize("channels", [4, 64])
+def test_whichever_form_is_chosen_is_computed(rng, channels):
+    """Grids on both sides of the bound, of few channels and of many."""
+    for grid in [(8, 8), (8, 9)]:
+        x, kernel = inputs(rng, grid, 3, channels=(channels, channels))
+        expected = oracle.conv2d(x[0], kernel, np.zeros(channels, np.float32))
+        np.testing.assert_allclose(convolve(jnp.asarray(x), jnp.asarray(kernel))[0], expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_warped_convolution_equals_the_slow_loop(x64, rng, monkeypatch, platform):
+    """In both of its forms, at any positions, outside of the image too, and again at others."""
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    x, kernel = rng.standard_normal((2, 4, 5, 3)), rng.standard_normal((3, 3, 3, 2))
+    warped = warped_convolution(jnp.asarray(x), jnp.asarray(kernel))
+    for _ in range(2):
+        positions = rng.uniform(-2, 6, (2, 3, 4, 9, 2))
+        expected = np.zeros((2, 3, 4, 2))
+        for b, i, j, tap in np.ndindex(2, 3, 4, 9):
+            expected[b, i, j] += oracle.bilinear(x[b], *positions[b, i, j, tap]) @ kernel.reshape(9, 3, 2)[tap]
+        np.testing.assert_allclose(warped(jnp.asarray(positions)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("platform", "dtype"), [("cpu", "float32"), ("cpu", "bfloat16"), ("gpu", "float32")])
+def test_products_come_first_where_that_is_faster(monkeypatch, platform, dtype):
+    """On the CPU in single precision there is no product left that depends on the positions."""
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    warped = warped_convolution(jnp.zeros((1, 4, 5, 3), dtype), jnp.zeros((3, 3, 3, 2), dtype))
+    program = str(jax.make_jaxpr(warped)(jnp.zeros((1, 4, 5, 9, 2))))
+    assert ("[27,2]" in program) == (platform != "cpu" or dtype == "bfloat16")
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_warped_convolution_has_gradients(x64, rng, monkeypatch, platform):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    x, kernel = rng.standard_normal((1, 3, 4, 2)), rng.standard_normal((3, 3, 2, 2))
+    whole = np.floor(rng.uniform(-1, 4, (1, 2, 2, 9, 2)))
+    positions = whole + rng.uniform(0.2, 0.8, whole.shape)  # between cells, where sampling is smooth
+
+    def convolution(x, kernel, positions):
+        return warped_convolution(jnp.asarray(x), jnp.asarray(kernel))(jnp.asarray(positions))
+
+    check_grads(convolution, (x, kernel, positions), order=1, modes=("fwd", "rev"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,6 +14,10 @@ Weights = dict[str, Any]
 """`{layer: {name: array}}`, layers in the order in which an image passes them."""
 Shapes = dict[str, dict[str, tuple[int, ...]]]
 """The same, of shapes."""
+
+
+Redone = Callable[[Float[Array, "b h w 2 3"]], Float[Array, "b h w c"]]
+"""A layer's features as a function of the field they are sampled under."""
 
 
 class Tap(NamedTuple):
@@ -64,7 +68,9 @@ class Backbone(Protocol):
         weights: Weights,
         layer: str,
         inputs: PyTree,
-        field: Float[Array, "b h w 2 3"],
         normalization: Normalization,
-    ) -> Float[Array, "b h w c"]:
-        """The layer's output with its last part sampled under an affine field; the identity changes nothing."""
+    ) -> Redone:
+        """The layer's output with its last part sampled under an affine field; the identity changes nothing.
+
+        What does not depend on the field is done here, once for all iterations.
+        """

@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from rtn_jax.affine import field_centres, identity_field
-from rtn_jax.backbones.base import Shapes, Weights
+from rtn_jax.backbones.base import Redone, Shapes, Weights
 from rtn_jax.backbones.self_similarity import self_similarity
 from rtn_jax.backbones.vgg import VGG, weight_shapes
 from rtn_jax.config import CAFFE_MEAN
@@ -140,18 +140,16 @@ class FCSSBackbone:
         for layer in self.layers:
             shape = tuple(size // self.stride(layer) for size in images.shape[1:3])
             identity = identity_field(images.shape[0], shape, jnp.promote_types(images.dtype, jnp.float32))
-            taps[layer] = inputs, self.redo(weights, layer, inputs, identity, "centers")
+            taps[layer] = inputs, self._descriptor(weights, inputs, identity, "centers")
         return taps
 
-    def redo(
-        self,
-        weights: Weights,
-        layer: str,
-        inputs: dict[str, Any],
-        field: Float[Array, "b h w 2 3"],
-        normalization: Normalization,
-    ) -> Float[Array, "b h w 192"]:
+    def redo(self, weights: Weights, layer: str, inputs: dict[str, Any], normalization: Normalization) -> Redone:
         """The descriptor with every cell's pattern under the cell's affine."""
+        return lambda field: self._descriptor(weights, inputs, field, normalization)
+
+    def _descriptor(
+        self, weights: Weights, inputs: dict[str, Any], field: Float[Array, "b h w 2 3"], normalization: Normalization
+    ) -> Float[Array, "b h w 192"]:
         shape = field.shape[1:3]
         centres = field_centres(field, normalization=normalization)
         matrices = field[..., :2]

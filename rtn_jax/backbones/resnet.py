@@ -18,9 +18,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from rtn_jax.affine import field_centres, sampling_positions
-from rtn_jax.backbones.base import Shapes
+from rtn_jax.backbones.base import Redone, Shapes
 from rtn_jax.config import CAFFE_MEAN, ResNetStride, StrideIn
-from rtn_jax.convolution import convolve, warped_convolve
+from rtn_jax.convolution import convolve, warped_convolution
 from rtn_jax.coordinates import Normalization
 from rtn_jax.sampling import bilinear_sample
 
@@ -190,20 +190,19 @@ class ResNetBackbone:
         return taps
 
     def redo(
-        self,
-        weights: dict[str, Any],
-        layer: str,
-        inputs: dict[str, Array],
-        field: Float[Array, "b h w 2 3"],
-        normalization: Normalization,
-    ) -> Float[Array, "b h w c"]:
+        self, weights: dict[str, Any], layer: str, inputs: dict[str, Array], normalization: Normalization
+    ) -> Redone:
         """The bottleneck under the local affines."""
         block = next(block for block in blocks_of(self.depth) if block.name == layer)
         kernel = jnp.asarray(weights[f"{layer}_3x3"]["kernel"], inputs["reduced"].dtype)
-        positions = sampling_positions(field, dilation=self._dilation(block), normalization=normalization)
-        y = warped_convolve(inputs["reduced"], kernel, positions)
-        centres = field_centres(field, normalization=normalization)
-        return self._left(weights, block, y, bilinear_sample(inputs["shortcut"], centres))
+        convolution = warped_convolution(inputs["reduced"], kernel)
+
+        def under(field: Float[Array, "b h w 2 3"]) -> Float[Array, "b h w c"]:
+            positions = sampling_positions(field, dilation=self._dilation(block), normalization=normalization)
+            centres = field_centres(field, normalization=normalization)
+            return self._left(weights, block, convolution(positions), bilinear_sample(inputs["shortcut"], centres))
+
+        return under
 
     def _halves(self, block: Block) -> bool:
         """Whether its grid is coarser than the one before."""

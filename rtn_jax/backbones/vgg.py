@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rtn_jax.affine import sampling_positions
-from rtn_jax.backbones.base import Shapes
+from rtn_jax.backbones.base import Redone, Shapes
 from rtn_jax.config import CAFFE_MEAN
-from rtn_jax.convolution import convolve, warped_convolve
+from rtn_jax.convolution import convolve, warped_convolution
 from rtn_jax.coordinates import Normalization
 
 _CHANNELS = (64, 128, 256, 512, 512)  # of the blocks between two poolings
@@ -123,20 +123,20 @@ class VGGBackbone:
         return {layer: (inputs, nn.relu(output)) for layer, (inputs, output) in taps.items()}
 
     def redo(
-        self,
-        weights: dict[str, Any],
-        layer: str,
-        inputs: Float[Array, "b h w i"],
-        field: Float[Array, "b h w 2 3"],
-        normalization: Normalization,
-    ) -> Float[Array, "b h w c"]:
+        self, weights: dict[str, Any], layer: str, inputs: Float[Array, "b h w i"], normalization: Normalization
+    ) -> Redone:
         """The convolution with its 3x3 neighbourhoods sampled through the local affines, then ReLU.
 
         Source: the affine-warped convolution of the release, which samples nine positions per cell and convolves them
         with stride 3.
         """
         kernel, bias = (jnp.asarray(weights[layer][name], inputs.dtype) for name in ("kernel", "bias"))
-        return nn.relu(warped_convolve(inputs, kernel, sampling_positions(field, normalization=normalization)) + bias)
+        convolution = warped_convolution(inputs, kernel)
+
+        def under(field: Float[Array, "b h w 2 3"]) -> Float[Array, "b h w c"]:
+            return nn.relu(convolution(sampling_positions(field, normalization=normalization)) + bias)
+
+        return under
 
 
 def deepest(layers: tuple[str, ...], depth: int) -> str:

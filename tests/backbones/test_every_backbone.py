@@ -60,7 +60,7 @@ def filled(shapes):
 
 def redone(built, layer, field, normalization="centers"):
     network, weights, _, taps = built
-    return network.redo(weights, layer, taps[layer][0], field, normalization)
+    return network.redo(weights, layer, taps[layer][0], normalization)(field)
 
 
 def close(got, expected, scale=1e-5):
@@ -124,7 +124,7 @@ def test_gradients_with_respect_to_the_field(x64, built):
     mixed = np.random.default_rng(1).standard_normal((channels, 2)) / channels
 
     def features(field):
-        return network.redo(weights, layer, inputs, field, "centers") @ mixed
+        return network.redo(weights, layer, inputs, "centers")(field) @ mixed
 
     # So small a step that no sample moves to other taps, and no ReLU changes sides.
     check_grads(jax.jit(features), (field,), order=1, modes=("rev",), eps=1e-7, atol=1e-5, rtol=1e-4)

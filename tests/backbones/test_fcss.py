@@ -46,7 +46,7 @@ def test_under_a_field_it_equals_the_slow_reading(rng, affine):
     network = FCSSBackbone(layers=("stride4",), affine=affine)
     single = jax.tree.map(jnp.float32, weights)
     inputs, _ = network.taps(single, jnp.asarray(image[None], jnp.float32))["stride4"]
-    got = network.redo(single, "stride4", inputs, jnp.asarray(field[None], jnp.float32), "centers")
+    got = network.redo(single, "stride4", inputs, "centers")(jnp.asarray(field[None], jnp.float32))
     expected = oracle_fcss.fcss_under_field(weights, image, field, 4)
     np.testing.assert_allclose(got[0], expected, atol=1e-4)
 

@@ -79,9 +79,8 @@ def test_redone_equals_the_slow_loop(x64, rng):
         weights,
         "conv2_2",
         {"reduced": jnp.asarray(reduced[None]), "shortcut": jnp.asarray(shortcut[None])},
-        jnp.asarray(field[None]),
         "centers",
-    )
+    )(jnp.asarray(field[None]))
     middle, expand = weights["conv2_2_3x3"], weights["conv2_2_expand"]
     y = oracle.affine_warped_convolution(reduced, middle["kernel"] * middle["scale"], middle["bias"], field, "centers")
     y = oracle.conv2d(y, expand["kernel"] * expand["scale"], expand["bias"])  # the oracle's has its ReLU
@@ -103,7 +102,7 @@ def test_a_finer_grid_has_the_features_of_the_coarse_one(rng, stride_in):
     inputs, got = fine.taps(weights, image)["conv4_3"]
     assert got.shape == (1, 8, 12, 1024)
     np.testing.assert_allclose(got[:, ::2, ::2], expected, rtol=0, atol=1e-5 * float(expected.max()))
-    again = fine.redo(weights, "conv4_3", inputs, identity_field(1, (8, 12)), "centers")
+    again = fine.redo(weights, "conv4_3", inputs, "centers")(identity_field(1, (8, 12)))
     np.testing.assert_allclose(again, got, rtol=0, atol=1e-5 * float(got.max()))
 
 

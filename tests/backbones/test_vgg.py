@@ -169,7 +169,7 @@ def layer(rng):
 def redo(layer, field, normalization="centers"):
     weights, inputs = layer
     network = VGGBackbone(layers=("conv5_1",))
-    return network.redo(weights, "conv5_1", jnp.asarray(inputs), field, normalization)
+    return network.redo(weights, "conv5_1", jnp.asarray(inputs), normalization)(field)
 
 
 @pytest.mark.parametrize("normalization", ["corners", "centers"])
@@ -192,7 +192,7 @@ def test_redone_under_the_identity_is_the_ordinary_convolution(layer):
 def test_redone_under_the_identity_is_the_tap(weights, taps_of, rng):
     network = VGGBackbone(layers=TAPS)
     inputs, output = taps_of(rng.integers(0, 256, (2, *SHAPES[0], 3)))["conv5_1"]
-    again = network.redo(weights, "conv5_1", inputs, identity_field(2, inputs.shape[1:3]), "centers")
+    again = network.redo(weights, "conv5_1", inputs, "centers")(identity_field(2, inputs.shape[1:3]))
     np.testing.assert_allclose(again, output, rtol=0, atol=1e-5 * float(output.max()))
 
 
@@ -224,7 +224,7 @@ def test_redone_gradients_and_jit(x64, layer, rng):
 
     def redone(kernel, inputs, field):
         tree = {"conv5_1": {"kernel": kernel, "bias": jnp.ones(3)}}
-        return VGGBackbone(layers=("conv5_1",)).redo(tree, "conv5_1", inputs, field, "centers")
+        return VGGBackbone(layers=("conv5_1",)).redo(tree, "conv5_1", inputs, "centers")(field)
 
     compiled = jax.jit(redone)
     np.testing.assert_allclose(compiled(kernel, inputs, field), redone(kernel, inputs, field), atol=1e-12)
