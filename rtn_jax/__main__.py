@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tyro.conf import Positional
 
 from rtn_jax.commands import fail, run
-from rtn_jax.data.prepare import PrepareConfig, prepare
-from rtn_jax.weights.command import WeightsConfig, weights
 
 PROG = "rtn_jax"
 
@@ -59,11 +58,19 @@ def match(config: MatchConfig) -> None:
     sys.stdout.write(f"{config.out}\n")
 
 
-COMMANDS: dict[str, tuple[type[Any], Callable[[Any], object]]] = {
-    "match": (MatchConfig, match),
-    "prepare": (PrepareConfig, prepare),
-    "weights": (WeightsConfig, weights),
+COMMANDS = {
+    "match": (__name__, "MatchConfig"),
+    "prepare": ("rtn_jax.data.prepare", "PrepareConfig"),
+    "weights": ("rtn_jax.weights.command", "WeightsConfig"),
 }
+"""Module and config; the function has the command's name. A command does not wait for the imports of the others."""
+
+
+def command(name: str) -> tuple[type[Any], Callable[[Any], object]]:
+    """Config and function of a command."""
+    module, config = COMMANDS[name]
+    found = import_module(module)
+    return getattr(found, config), getattr(found, name)
 
 
 def main() -> None:
@@ -71,12 +78,12 @@ def main() -> None:
     names = ", ".join(COMMANDS)
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         lines = [f"usage: python -m {PROG} COMMAND [OPTIONS]", "", "commands (each has --help):"]
-        lines += [f"  {name:8} {(config.__doc__ or '').splitlines()[0]}" for name, (config, _) in COMMANDS.items()]
+        lines += [f"  {name:8} {(command(name)[0].__doc__ or '').splitlines()[0]}" for name in COMMANDS]
         sys.stdout.write("\n".join(lines) + "\n")
         return
     if sys.argv[1] not in COMMANDS:
         fail(PROG, f"unknown command {sys.argv[1]!r}; expected one of: {names}")
-    config, action = COMMANDS[sys.argv[1]]
+    config, action = command(sys.argv[1])
     run(f"{PROG} {sys.argv[1]}", config, action, sys.argv[2:])
 
 

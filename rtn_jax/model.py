@@ -109,7 +109,8 @@ def match(params: Params, src: Features, tgt: Features) -> Output:
                 f"src, tgt: expected features of one shape, got {tap.output.shape} and {tgt.taps[layer].output.shape} "
                 f"at {layer}"
             )
-    return _match(params, src, tgt)
+    affine, history, volume = _refined(params, src.taps, tgt.taps)
+    return _output(params.config, affine, history, volume, src.image_shape, tgt.image_shape)
 
 
 def transfer_keypoints(out: Output, src_points: Any) -> Float[Array, "..."]:
@@ -150,7 +151,7 @@ def _apply(params: Params, src: Array, tgt: Array) -> Output:
     n = src.shape[0]
     src_features = Features(jax.tree.map(lambda x: x[:n], taps), src.shape[1:3])
     tgt_features = Features(jax.tree.map(lambda x: x[n:], taps), tgt.shape[1:3])
-    return _match(params, src_features, tgt_features)
+    return match(params, src_features, tgt_features)
 
 
 @jax.jit
@@ -158,17 +159,25 @@ def _encode(params: Params, image: Array) -> Features:
     return Features(_taps(params, _to_model_size(params.config, image)), image.shape[1:3])
 
 
-@jax.jit
-def _match(params: Params, src: Features, tgt: Features) -> Output:
-    affine, history, volume = _recurrence(params, src.taps, tgt.taps)
-    mapping = _mapping(params.config, affine, src.image_shape, tgt.image_shape)
+@partial(jax.jit, static_argnums=(0, 4, 5))
+def _output(
+    config: Config,
+    affine: Float[Array, "b h w 2 3"],
+    history: tuple[Float[Array, "_ b _ _ 2 3"], ...],
+    volume: Float[Array, "b h w m"],
+    src_shape: Shape,
+    tgt_shape: Shape,
+) -> Output:
+    """In pixels of the images given; apart from the recurrence, which is compiled once for images of all sizes."""
+    mapping = _mapping(config, affine, src_shape, tgt_shape)
     centre = volume[..., volume.shape[-1] // 2, None]
-    confidence = jnp.clip(_at_pixels(params.config, centre, src.image_shape)[..., 0], 0, 1)
-    flow = mapping - jnp.asarray(pixel_grid(src.image_shape), mapping.dtype)
+    confidence = jnp.clip(_at_pixels(config, centre, src_shape)[..., 0], 0, 1)
+    flow = mapping - jnp.asarray(pixel_grid(src_shape), mapping.dtype)
     return Output(mapping, flow, affine, history, volume, confidence)
 
 
-def _recurrence(
+@jax.jit
+def _refined(
     params: Params, src: dict[str, Tap], tgt: dict[str, Tap]
 ) -> tuple[Float[Array, "b h w 2 3"], tuple[Float[Array, "_ b _ _ 2 3"], ...], Float[Array, "b h w m"]]:
     """The levels, coarse to fine: the final field, the fields after every iteration, and the last raw volume."""
@@ -290,8 +299,9 @@ def _check_image(name: str, image: Any) -> Array:
     if image.dtype != np.uint8 and not jnp.issubdtype(image.dtype, jnp.floating):
         raise ValueError(f"{name}: expected uint8 or float values in 0..255, got {image.dtype}")
     if image.dtype != np.uint8 and not isinstance(image, jax.core.Tracer):
-        if not bool(jnp.isfinite(image).all()):
+        numbers = np if isinstance(image, np.ndarray) else jnp  # which would compile two programs for each shape
+        if not bool(numbers.isfinite(image).all()):
             raise ValueError(f"{name}: expected finite values, got NaN or infinity")
         if 0 < float(image.max()) <= 1:
             warnings.warn(f"{name}: values are expected in 0..255, but none exceeds 1", stacklevel=3)
-    return jnp.asarray(image).reshape(-1, *image.shape[-3:])
+    return jnp.asarray(image.reshape(-1, *image.shape[-3:]))

@@ -56,9 +56,9 @@ def pair_picture(
     """Source, target, source warped onto the target, coloured flow and matched points, in one picture."""
     src, tgt = (resize(image, shrunk_shape(image.shape[:2], SHOWN)).round().astype(np.uint8) for image in (src, tgt))
     out = _match(params, src, tgt)
-    confidence = np.asarray(out.confidence[0])
+    confidence, mapping = np.asarray(out.confidence)[0], np.asarray(out.mapping)[0]
     chosen = sample_grid_points(src.shape[:2], points, confidence=confidence)
-    return match_figure(src, tgt, np.asarray(out.mapping[0]), confidence=confidence, points=chosen)
+    return match_figure(src, tgt, mapping, confidence=confidence, points=chosen)
 
 
 def _chosen_points(benchmark: Benchmark, pair: Pair, count: int) -> tuple[Points, Points | None]:

@@ -106,7 +106,7 @@ def load(path: str | os.PathLike[str]) -> Params:
     config = Config.from_json(json.dumps(header["config"]))
     check_files(folder, header["files"], "weights/")
     weights = read_tree(folder / "weights", lambda found: check_shapes(str(folder), found, expected_shapes(config)))
-    return Params(jax.tree.map(jax.numpy.asarray, weights), config)
+    return Params(jax.device_put(weights), config)  # `asarray` would compile a program for every shape
 
 
 def _load_released(path: Path) -> Params:
@@ -118,7 +118,7 @@ def _load_released(path: Path) -> Params:
         raise ValueError(f"{path}: holds weights of a backbone, not of a network; pass it to --weights of train.py")
     config = released()
     check_shapes(str(path), contents.tree, expected_shapes(config))
-    return Params(jax.tree.map(jax.numpy.asarray, contents.tree), config)
+    return Params(jax.device_put(contents.tree), config)
 
 
 def load_training(path: str | os.PathLike[str], like: PyTree) -> PyTree:

@@ -35,7 +35,7 @@ def keras_file(tmp_path):
 
 def said(capsys, *arguments):
     """The lines of a command that succeeds, as `python -m rtn_jax` runs it."""
-    config, action = main_module.COMMANDS["weights"]
+    config, action = main_module.command("weights")
     run("rtn_jax weights", config, action, [str(argument) for argument in arguments])
     return capsys.readouterr().out.splitlines()
 
