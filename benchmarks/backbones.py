@@ -22,7 +22,9 @@ import tyro
 
 import rtn_jax
 from benchmarks.fresh import ROOT, about, machine, table
-from benchmarks.pair import interleave, random_images, random_params
+from benchmarks.pair import random_images
+from benchmarks.setup import random_weights
+from benchmarks.turns import interleave
 from rtn_jax.config import BackboneName, default
 
 ALL: tuple[BackboneName, ...] = ("vgg", "vgg16", "resnet50", "resnet", "resnet152", "fcss", "cat-fcss")
@@ -67,16 +69,20 @@ def print_peak(name: BackboneName) -> None:
 
 def _whole(name: BackboneName) -> Callable[[], Any]:
     """One pair, from images at the network's size to the flow."""
-    params, (src, tgt) = random_params(default(name), 0), _images()
+    params, (src, tgt) = _params(name), _images()
     run = jax.jit(lambda params, src, tgt: rtn_jax.apply(params, src, tgt).flow)
     return lambda: jax.block_until_ready(run(params, src, tgt))
 
 
 def _features(name: BackboneName) -> Callable[[], Any]:
     """The features of both images alone."""
-    params, images = random_params(default(name), 0), np.concatenate(_images())
+    params, images = _params(name), np.concatenate(_images())
     run = jax.jit(lambda params, images: rtn_jax.encode(params, images).taps)
     return lambda: jax.block_until_ready(run(params, images))
+
+
+def _params(name: BackboneName) -> rtn_jax.Params:
+    return rtn_jax.Params(random_weights(default(name)), default(name))
 
 
 def _images() -> np.ndarray:

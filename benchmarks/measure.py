@@ -1,8 +1,9 @@
-"""One measurement, alone in its process: what `benchmarks.train_step` and `benchmarks.scaling` start.
+"""One measurement, alone in its process: what `train_step`, `scaling` and `memory`, all of `benchmarks`, start.
 
     python -m benchmarks.measure '{"job": "step", "flags": {"stage": "synthetic", "batch_size": 1}}'
 
-`flags` are those of `train.py`; `devices` and `repeats` may be given too. The last line it writes is a JSON object.
+`flags` are those of `train.py`, and the `radius` of the network; `devices` and `repeats` may be given too. The last
+line it writes is a JSON object.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ import numpy as np
 import optax
 from jax import lax
 
-from benchmarks.setup import STEPS, Request, Setup, setup_of
+import rtn_jax
+from benchmarks.setup import NETWORK_ONLY, STEPS, Request, Setup, setup_of
 from rtn_jax.config import Config
 from rtn_jax.params import Params
 from rtn_jax.training import hosts
@@ -41,41 +43,38 @@ Found = dict[str, Any]
 
 def main(request: Request) -> Found:
     """Does the job, together with the other processes if there are any."""
-    train = TrainConfig(**{"data": "none", "weights": "random", **request.flags})
+    flags = {name: value for name, value in request.flags.items() if name not in NETWORK_ONLY}
+    changes = {name: value for name, value in request.flags.items() if name in NETWORK_ONLY}
+    train = TrainConfig(**{"data": "none", "weights": "random", **flags})
     if train.saves_memory:
         save_memory()
     hosts.join(train.coordinator, train.processes, train.process)
-    return JOBS[request.job](setup_of(train), request)
+    return JOBS[request.job](setup_of(train, **changes), request)
 
 
 def step(setup: Setup, request: Request) -> Found:
     """Whole steps as training makes them, each of them waited for; compile time and memory."""
     made = make_step(setup.config, setup.stage, setup.recipe, STEPS, accumulate=setup.accumulate)
     run = parallel(made, _devices(request))
-    state, batch = setup.state(), setup.batch()
-    start = time.perf_counter()
-    state, metrics = jax.block_until_ready(run(state, batch))
-    first = time.perf_counter() - start
-    state, metrics = jax.block_until_ready(run(state, batch))
-    compiling = _peak_bytes()
-    _forget_peak()
-    seconds = []
-    for _ in range(request.repeats):
-        start = time.perf_counter()
-        state, metrics = jax.block_until_ready(run(state, batch))
-        seconds.append(time.perf_counter() - start)
-    if not np.isfinite(float(metrics["loss"])):
-        raise ValueError(f"loss: expected a finite number, got {float(metrics['loss'])}")
-    stepping = _peak_bytes()
-    device = jax.local_devices()[0]
-    return {
-        "seconds": seconds,
-        "compile_seconds": first - float(np.median(seconds)),
-        "peak_bytes": max(compiling, stepping),
-        "steps_peak_bytes": stepping,
-        "device_peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use"),
-        "device": f"{device.platform}: {device.device_kind}",
-    }
+    batch = setup.batch()
+    carried: list[Any] = [setup.state(), {}]
+
+    def once() -> Any:
+        carried[:] = run(carried[0], batch)
+        return carried
+
+    found = _calls(once, request.repeats)
+    if not np.isfinite(float(carried[1]["loss"])):
+        raise ValueError(f"loss: expected a finite number, got {float(carried[1]['loss'])}")
+    return found
+
+
+def inference(setup: Setup, request: Request) -> Found:
+    """Whole calls of `rtn_jax.apply` on a batch of pairs, of noise at the network's image size, likewise."""
+    shape = (setup.recipe.batch_size, *setup.config.image_shape, 3)
+    rng = np.random.default_rng(0)
+    src, tgt = (rng.integers(0, 256, shape, np.uint8) for _ in range(2))
+    return _calls(lambda: rtn_jax.apply(setup.params, src, tgt), request.repeats)
 
 
 def parts(setup: Setup, request: Request) -> Found:
@@ -130,6 +129,7 @@ def reading(setup: Setup, request: Request) -> Found:
 
 JOBS: dict[str, Callable[[Setup, Request], Found]] = {
     "step": step,
+    "inference": inference,
     "parts": parts,
     "all_reduce": all_reduce,
     "reading": reading,
@@ -139,6 +139,31 @@ JOBS: dict[str, Callable[[Setup, Request], Found]] = {
 def _devices(request: Request) -> int | None:
     """How many of this process's take part; None: all, and those of the other processes."""
     return request.devices if jax.process_count() == 1 else None
+
+
+def _calls(run: Callable[[], Any], repeats: int) -> Found:
+    """Seconds and memory of calls, after one that compiles and one that warms up, each of them waited for."""
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    first = time.perf_counter() - start
+    jax.block_until_ready(run())
+    compiling = _peak_bytes()
+    _forget_peak()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        seconds.append(time.perf_counter() - start)
+    calling = _peak_bytes()
+    device = jax.local_devices()[0]
+    return {
+        "seconds": seconds,
+        "compile_seconds": first - float(np.median(seconds)),
+        "peak_bytes": max(compiling, calling),
+        "steps_peak_bytes": calling,
+        "device_peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use"),
+        "device": f"{device.platform}: {device.device_kind}",
+    }
 
 
 def _timed(run: Callable[[], Any], repeats: int) -> list[float]:

@@ -1,11 +1,16 @@
-"""Times rtn_jax beside its PyTorch peer, on the same weights, images and machine, in one process.
+"""Times rtn_jax beside its PyTorch peer, on the same weights, images and machine, in one process; and every backbone.
 
-    python -m benchmarks.pair                           # forward, one pair
-    python -m benchmarks.pair --batch 2 --gradient      # gradient of the geometry network, VGG frozen
+    python -m benchmarks.pair                                       # all tables, about ten minutes on two cores
+    python -m benchmarks.pair --groups forward --batches 1          # one pair beside the peer
+    python -m benchmarks.pair --groups networks                     # backbones and presets; needs no PyTorch
 
-Both first have to agree. Then they take turns, A B A B ..., so that whatever else the machine does hits both.
-What is computed is the affine field after every iteration, from images already at the network's size; the gradient is
-that of the mean absolute final translation with respect to all weights of the geometry network.
+`forward`: the affine field after every iteration, from images already at the network's size. `gradient`: that of the
+mean absolute final translation by all weights of the geometry network, VGG frozen. Both sides first have to agree, then
+they take turns, A B A B ..., so that whatever else the machine does hits both. `networks`: one pair with every preset
+of every backbone, beside VGG-19's default.
+
+The floor is what the convolutions, products and sums of the plain network would take at the speed of one large matrix
+product. A convolution with fewer multiplications than the plain one can come out below it.
 
 Nothing else may run meanwhile: the peer's OpenMP threads wait for each other after every operation, so a busy machine
 slows the peer down several times more than rtn_jax, and the ratio flatters us.
@@ -13,88 +18,147 @@ slows the peer down several times more than rtn_jax, and the ratio flatters us.
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable
-from typing import Any
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 import rtn_jax
-from benchmarks.peer import Peer
+from benchmarks.fresh import about, machine
+from benchmarks.setup import random_weights
+from benchmarks.turns import Ceilings, Timed, ceilings, take_turns, turns_table, waited, write
+from rtn_jax.config import BackboneName, Config, default, paper, released
 
-PAUSE = 0.1  # seconds between turns: OpenMP's idle threads spin for a while, and would be timed with the other side
-TOLERANCE = 1e-3  # relative to the largest value of the same field, or of the same weight's gradient
+Group = Literal["forward", "gradient", "networks"]
+
+TOLERANCE = 1e-3
+"""Relative to the largest value of the same field, or of the same weight's gradient; of half precision, 50 times."""
+BACKBONES: tuple[BackboneName, ...] = ("vgg", "vgg16", "resnet50", "resnet", "resnet152", "fcss", "cat-fcss")
 
 
-def main(batch: int = 1, repeats: int = 7, gradient: bool = False, released: bool = False, seed: int = 0) -> None:
-    """Check that both sides agree, time them in turns, and print medians and their ratio.
+def main(
+    groups: tuple[Group, ...] = ("forward", "gradient", "networks"),
+    batches: tuple[int, ...] = (1, 4, 16),
+    gradient_batches: tuple[int, ...] = (2, 4),
+    backbones: tuple[BackboneName, ...] = BACKBONES,
+    preset: Literal["default", "released"] = "default",
+    image_size: int = 256,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    compile_peer: bool = False,
+    repeats: int = 7,
+    seed: int = 0,
+    out: Path | None = None,
+) -> None:
+    """Check that both sides agree, time them in turns, and print tables.
 
     Args:
-        batch: pairs at a time.
+        groups: of tables.
+        batches: pairs at a time, forward.
+        gradient_batches: pairs at a time, for the gradient.
+        backbones: of the table of networks; the first is what the others are compared with.
+        preset: conventions of the network beside the peer.
+        image_size: height and width.
+        dtype: of features and convolutions, on both sides.
+        compile_peer: time the peer through torch.compile as well, which takes minutes to compile.
         repeats: turns of each side that are timed, after one that compiles and one that warms up.
-        gradient: time the gradient instead of the forward pass.
-        released: the released conventions instead of the default ones.
         seed: of weights and images.
+        out: JSON file of everything measured, repeats, versions and machine included.
     """
-    console = Console()
-    config = rtn_jax.Config(normalization="corners", upsampling="zero") if released else rtn_jax.Config()
-    params = random_params(config, seed)
-    peer = Peer(
-        jax.tree.map(np.asarray, params.weights),
-        levels=[(level.layer, level.iterations) for level in config.levels],
-        radius=config.radius,
-        normalization=config.normalization,
-        upsampling=config.upsampling,
+    here = machine()
+    limits = ceilings(dtype)
+    sys.stdout.write(f"{about(here)}\n{jax.default_backend()}, {dtype}, medians of {repeats}; {limits}\n")
+    results: dict[str, list[Timed]] = {}
+    config = (released() if preset == "released" else default("vgg")).replace(
+        image_size=image_size, compute_dtype=dtype
     )
-    src, tgt = random_images(batch, config.image_size, seed)
-    ours = our_gradient(params, src, tgt) if gradient else our_forward(params, src, tgt)
-    theirs = peer_gradient(peer, src, tgt) if gradient else peer_forward(peer, src, tgt)
-
-    absolute, relative = compare(ours(), theirs())
-    console.print(f"largest difference {absolute:.1e}, relative to the array's largest value {relative:.1e}")
-    if not relative < TOLERANCE:
-        raise SystemExit("the two sides disagree: nothing to time")
-    ours()
-    theirs()
-    seconds = interleave([ours, theirs], repeats)
-
-    table = Table(
-        title=f"{'gradient' if gradient else 'forward'}, batch {batch}, {repeats} turns", title_justify="left"
-    )
-    for heading in ("", "median s", "min s", "max s", "threads"):
-        table.add_column(heading, justify="right" if heading else "left")
-    cores = len(os.sched_getaffinity(0))  # XLA's CPU client makes one thread per usable core
-    for name, times, threads in zip(
-        (f"rtn_jax (jax {jax.__version__}, {jax.default_backend()})", f"peer (torch {torch.__version__}, cpu)"),
-        seconds,
-        (cores, torch.get_num_threads()),
-        strict=True,
-    ):
-        table.add_row(name, *(f"{figure:.3f}" for figure in (np.median(times), min(times), max(times))), str(threads))
-    console.print(table)
-    console.print(f"ratio of medians, rtn_jax / peer: {np.median(seconds[0]) / np.median(seconds[1]):.2f}")
+    for group, sizes in (("forward", batches), ("gradient", gradient_batches)):
+        for batch in sizes if group in groups else ():
+            rows = beside_the_peer(config, batch, group == "gradient", compile_peer, repeats, seed)
+            results[f"{group}, {batch}"] = rows
+            _show(f"{group}, batch {batch}, {preset} VGG-19 at {image_size}x{image_size}", rows, limits)
+            write(out, here, limits, results)
+    if "networks" in groups:
+        results["networks"] = networks(backbones, image_size, dtype, repeats, seed)
+        _show(f"one pair at {image_size}x{image_size}", results["networks"], limits)
+        write(out, here, limits, results)
 
 
-def random_params(config: rtn_jax.Config, seed: int) -> rtn_jax.Params:
-    """A new network whose last layer is not zero, so that every iteration moves the field."""
-    params = rtn_jax.init(jax.random.key(seed), config)
-    last = params.weights["geometry"]["conv10"]
-    fan_in = np.prod(last["kernel"].shape[:3])
-    kernel = np.random.default_rng(seed).normal(0, np.sqrt(2 / fan_in), last["kernel"].shape)
-    last = {"kernel": jnp.asarray(kernel, last["kernel"].dtype), "bias": last["bias"]}
-    return with_geometry(params, {**params.weights["geometry"], "conv10": last})
+def beside_the_peer(
+    config: Config, batch: int, gradient: bool, compile_peer: bool, repeats: int, seed: int
+) -> list[Timed]:
+    """The peer and ours in turns, the peer first.
+
+    Raises:
+        SystemExit: if they disagree; a message without a number is exit code 1.
+    """
+    import torch
+
+    from benchmarks.peer import Peer
+
+    params = rtn_jax.Params(random_weights(config, seed), config)
+    src, tgt = random_images(batch, config.image_shape, seed)
+    half = config.compute_dtype == "bfloat16"
+
+    def peer(compiled: bool) -> Callable[[], list[np.ndarray]]:
+        module = Peer(
+            jax.tree.map(np.asarray, params.weights),
+            levels=[(level.layer, level.iterations) for level in config.levels],
+            radius=config.radius,
+            normalization=config.normalization,
+            upsampling=config.upsampling,
+        ).to("cuda" if jax.default_backend() == "gpu" else "cpu")
+        if half:
+            module.to(torch.bfloat16)
+        run = torch.compile(module) if compiled else module
+        return (peer_gradient if gradient else peer_forward)(module, run, src, tgt)
+
+    made, used = (our_gradient if gradient else our_forward)(params, src, tgt)
+    flops = plain_flops(made, used)
+    ways = {f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads": peer(False)}
+    if compile_peer:
+        ways["the same, compiled"] = peer(True)
+    ways[f"rtn_jax, jax {jax.__version__}"] = lambda: jax.tree.leaves(jax.block_until_ready(made(*used)))
+    results = [run() for run in ways.values()]
+    for theirs in results[:-1]:
+        _, relative = compare(results[-1], theirs)
+        if not relative < (50 if half else 1) * TOLERANCE:
+            raise SystemExit(f"the two sides disagree by {relative:.1e} of the largest value: nothing to time")
+    return take_turns(ways, repeats, flops=flops, items=batch)
 
 
-def with_geometry(params: rtn_jax.Params, geometry: Any) -> rtn_jax.Params:
-    """`params` with other weights in the geometry network."""
-    return rtn_jax.Params({**params.weights, "geometry": geometry}, params.config)
+def networks(
+    names: Sequence[BackboneName], image_size: int, dtype: Literal["float32", "bfloat16"], repeats: int, seed: int
+) -> list[Timed]:
+    """One pair with every preset of every backbone, ours alone."""
+    images = random_images(1, (image_size, image_size), seed)
+    configs = {f"{name}, default": default(name) for name in names} | {f"{name}, paper": paper(name) for name in names}
+    if "vgg" in names:
+        configs["vgg, released"] = released()
+    ways, flops = {}, []
+    for name, config in configs.items():
+        config = config.replace(image_size=image_size, compute_dtype=dtype)
+        params = rtn_jax.Params(random_weights(config, seed), config)
+        run, used = our_forward(params, *images)
+        flops.append(plain_flops(run, used))
+        ways[name] = waited(run, *used)
+    rows = take_turns(ways, repeats)
+    for row, count in zip(rows, flops, strict=True):
+        row.flops = count
+    return rows
+
+
+def plain_flops(run: Any, args: tuple[Any, ...]) -> float:
+    """Operations of the network with plain convolutions, as XLA counts them before it optimises."""
+    with mock.patch("rtn_jax.convolution.fastest_form", return_value="direct"):
+        counted = float((run.lower(*args).cost_analysis() or {})["flops"])
+    jax.clear_caches()  # or it would run as it was traced here
+    return counted
 
 
 def random_images(batch: int, shape: tuple[int, int], seed: int) -> np.ndarray:
@@ -103,53 +167,51 @@ def random_images(batch: int, shape: tuple[int, int], seed: int) -> np.ndarray:
     return np.repeat(np.repeat(small, 8, axis=2), 8, axis=3).astype(np.float32)
 
 
-def our_forward(params: rtn_jax.Params, src: np.ndarray, tgt: np.ndarray) -> Callable[[], list[np.ndarray]]:
-    """Runs rtn_jax: the fields after every iteration."""
-    run = jax.jit(lambda params, src, tgt: rtn_jax.apply(params, src, tgt).history)
-    src, tgt = jax.device_put((src, tgt))
-    return lambda: [field for level in jax.block_until_ready(run(params, src, tgt)) for field in level]
+def our_forward(params: rtn_jax.Params, src: np.ndarray, tgt: np.ndarray) -> tuple[Any, tuple[Any, ...]]:
+    """What runs rtn_jax to the fields after every iteration, and what it is given."""
+    run = jax.jit(
+        lambda params, src, tgt: [field for level in rtn_jax.apply(params, src, tgt).history for field in level]
+    )
+    return run, (params, *jax.device_put((src, tgt)))
 
 
-def peer_forward(peer: Peer, src: np.ndarray, tgt: np.ndarray) -> Callable[[], list[np.ndarray]]:
-    """Runs the peer: the fields after every iteration."""
-    images = channels_first(src), channels_first(tgt)
-
-    def run() -> list[np.ndarray]:
-        with torch.inference_mode():
-            return [field.numpy() for field in peer(*images)]
-
-    return run
-
-
-def our_gradient(params: rtn_jax.Params, src: np.ndarray, tgt: np.ndarray) -> Callable[[], list[np.ndarray]]:
-    """Runs rtn_jax: the gradient of every weight of the geometry network, sorted by name, kernels HWIO."""
+def our_gradient(params: rtn_jax.Params, src: np.ndarray, tgt: np.ndarray) -> tuple[Any, tuple[Any, ...]]:
+    """What runs rtn_jax to the gradient of every weight of the geometry network, and what it is given."""
 
     def loss(geometry: Any, params: rtn_jax.Params, src: jax.Array, tgt: jax.Array) -> jax.Array:
-        return jnp.abs(rtn_jax.apply(with_geometry(params, geometry), src, tgt).affine[..., 2]).mean()
+        moved = rtn_jax.Params({**params.weights, "geometry": geometry}, params.config)
+        return jnp.abs(rtn_jax.apply(moved, src, tgt).affine[..., 2]).mean()
 
-    run = jax.jit(jax.grad(loss))
-    src, tgt = jax.device_put((src, tgt))
-    return lambda: jax.tree.leaves(jax.block_until_ready(run(params.weights["geometry"], params, src, tgt)))
+    return jax.jit(jax.grad(loss)), (params.weights["geometry"], params, *jax.device_put((src, tgt)))
 
 
-def peer_gradient(peer: Peer, src: np.ndarray, tgt: np.ndarray) -> Callable[[], list[np.ndarray]]:
+def peer_forward(module: Any, run: Any, src: np.ndarray, tgt: np.ndarray) -> Callable[[], list[np.ndarray]]:
+    """Runs the peer: the fields after every iteration."""
+    import torch
+
+    images = _for_torch(module, src), _for_torch(module, tgt)
+
+    def forward() -> list[np.ndarray]:
+        with torch.inference_mode():
+            return [field.float().cpu().numpy() for field in run(*images)]
+
+    return forward
+
+
+def peer_gradient(module: Any, run: Any, src: np.ndarray, tgt: np.ndarray) -> Callable[[], list[np.ndarray]]:
     """Runs the peer: the gradient of every weight of the geometry network, sorted by name, kernels HWIO."""
-    images = channels_first(src), channels_first(tgt)
+    images = _for_torch(module, src), _for_torch(module, tgt)
 
-    def run() -> list[np.ndarray]:
-        peer.zero_grad(set_to_none=True)
-        peer(*images)[-1][..., 2].abs().mean().backward()
+    def gradient() -> list[np.ndarray]:
+        module.zero_grad(set_to_none=True)
+        run(*images)[-1][..., 2].abs().mean().backward()
         gradients = []
-        for _, layer in sorted(peer.geometry.items()):
-            gradients += [layer.bias.grad.numpy(), layer.weight.grad.permute(2, 3, 1, 0).numpy()]
+        for _, layer in sorted(module.geometry.items()):
+            both = layer.bias.grad, layer.weight.grad.permute(2, 3, 1, 0)
+            gradients += [grad.float().cpu().numpy() for grad in both]
         return gradients
 
-    return run
-
-
-def channels_first(images: np.ndarray) -> torch.Tensor:
-    """[b, H, W, 3] as [b, 3, H, W], without a copy."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2)
+    return gradient
 
 
 def compare(ours: list[Any], theirs: list[Any]) -> tuple[float, float]:
@@ -162,16 +224,16 @@ def compare(ours: list[Any], theirs: list[Any]) -> tuple[float, float]:
     return float(max(absolute)), float(max(relative))
 
 
-def interleave(runs: list[Callable[[], Any]], repeats: int) -> list[list[float]]:
-    """Seconds of every call, per run, called in turns."""
-    seconds: list[list[float]] = [[] for _ in runs]
-    for _ in range(repeats):
-        for run, times in zip(runs, seconds, strict=True):
-            time.sleep(PAUSE)
-            start = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - start)
-    return seconds
+def _for_torch(module: Any, images: np.ndarray) -> Any:
+    """[b, H, W, 3] as [b, 3, H, W], without a copy, where and as the peer's weights are."""
+    import torch
+
+    return torch.from_numpy(images).permute(0, 3, 1, 2).to(next(module.parameters()))
+
+
+def _show(title: str, rows: list[Timed], limits: Ceilings) -> None:
+    sys.stdout.write(f"\n{title}\n\n{turns_table(rows, limits)}")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

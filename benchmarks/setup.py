@@ -23,6 +23,9 @@ from rtn_jax.training.step import TrainState, init_state
 STEPS = 1000
 """Of the schedule."""
 
+NETWORK_ONLY = ("radius",)
+"""Flags of a measurement that `train.py` does not have: fields of the network's config."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -65,20 +68,20 @@ class Setup:
         return batch
 
 
-def setup_of(train: TrainConfig) -> Setup:
-    """What `train.py` would train with these flags; of two stages, the first.
+def setup_of(train: TrainConfig, **changes: Any) -> Setup:
+    """What `train.py` would train with these flags, of two stages the first; `changes` are made to its network.
 
     Raises:
-        ValueError: if the flags do not fit the preset.
+        ValueError: if the flags do not fit the preset, or a change is none.
     """
     stage: StageName = "weak" if train.stage == "weak" else "synthetic"
-    config = train.network()
+    config = train.network().replace(**changes)
     return Setup(stage, train.chosen(stage), Params(random_weights(config), config), train.accumulate)
 
 
-def random_weights(config: Config) -> Any:
+def random_weights(config: Config, seed: int = 0) -> Any:
     """He-normal kernels, zero biases. `rtn_jax.init` would compile a program first, and its last layer is zero."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
 
     def weight(shape: tuple[int, ...]) -> Any:
         if len(shape) == 1:

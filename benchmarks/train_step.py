@@ -19,14 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import tyro
 
 from benchmarks.fresh import about, machine, measured, table
+from benchmarks.growth import MEASURED, Row, calls_memory, line_in_words, median
 
 Group = Literal["steps", "growth", "split"]
 Stage = Literal["synthetic", "weak"]
-Row = dict[str, Any]
 
 QUICK = {"image_size": 32, "geometry_width": 4, "iterations": [1, 1]}
 
@@ -39,11 +38,31 @@ class Log:
     about: dict[str, Any] = field(default_factory=machine)
     rows: list[Row] = field(default_factory=list)
 
+    @classmethod
+    def continued(cls, out: Path | None) -> Log:
+        """With what is in the file already, if it is there.
+
+        Raises:
+            ValueError: if that was measured on another machine or with other versions.
+        """
+        log = cls(out)
+        if out is None or not out.exists():
+            return log
+        there = json.loads(out.read_text())
+        own = log.about.keys() - {"load_before"}
+        changed = sorted(name for name in own if there["machine"].get(name) != log.about[name])
+        if changed:
+            raise ValueError(f"{out}: measured with another {', '.join(changed)}; choose another file")
+        load = max(there["machine"]["load_before"], log.about["load_before"])  # of all that is in the file, the worst
+        return cls(out, log.about | {"load_before": load}, there["rows"])
+
     def measure(self, group: str, job: str, flags: dict[str, Any], **options: int) -> Row:
         """Measures, unless that was done before, and adds the row to the file; a process that failed gives one too."""
         asked = {"job": job, "flags": flags, **options}
-        known = (row for row in self.rows if all(row.get(name) == value for name, value in asked.items()))
-        found = next(known, None) or measured(job, flags, **options)
+        known = [row for row in self.rows if all(row.get(name) == value for name, value in asked.items())]
+        if again := next((row for row in known if row["group"] == group), None):
+            return again
+        found = next(iter(known), None) or measured(job, flags, **options)
         row = {**found, **asked, "group": group}
         self.rows.append(row)
         if self.out is not None:
@@ -126,10 +145,10 @@ def growth_table(log: Log, flags: dict[str, Any], name: str, values: tuple[int, 
         rows.append([str(value), *_step_cells(row, (flags | {name: given})["batch_size"])])
         if "error" not in row:
             x.append((value / 256) ** 2 if name == "image_size" else value)
-            y.append((median(row["seconds"]), _steps_memory(row)))
+            y.append((median(row["seconds"]), calls_memory(row)))
     headings = (name, "s per step", "s per pair", "compile s", "peak GB", "steps alone")
     unit = {"batch_size": "pair", "image_size": "256 x 256 pixels", "iterations": "iteration of each level"}[name]
-    lines = [_line_in_words(what, of, x, [v[i] for v in y], unit) for i, (what, of) in enumerate(_MEASURED)]
+    lines = [line_in_words(what, of, x, [v[i] for v in y], unit) for i, (what, of) in enumerate(MEASURED)]
     title = f"{flags['stage']} stage" + ("" if name == "batch_size" else f", {flags['batch_size']} pairs")
     return f"\n{title}\n\n{table(headings, rows)}\n" + "\n".join(lines) + "\n"
 
@@ -167,39 +186,12 @@ def split(log: Log, flags: dict[str, Any], devices: int, repeats: int) -> dict[s
     return cells | {"GFLOP per pair, gradient": f"{parts['flops'] / parts['pairs'] / 1e9:.0f}"}
 
 
-def median(values: list[float]) -> float:
-    """Of repeats."""
-    return float(np.median(values))
-
-
-def line(x: list[float], y: list[float]) -> tuple[float, float, float]:
-    """The straight line nearest to the points: offset, slope, and the largest distance relative to a point's value."""
-    slope, offset = np.polyfit(x, y, 1)
-    distance = np.abs(offset + slope * np.asarray(x) - y) / np.abs(y)
-    return float(offset), float(slope), float(distance.max())
-
-
-_MEASURED = (("time", "s"), ("memory of the steps", "GB"))
-
-
-def _line_in_words(what: str, of: str, x: list[float], y: list[float], unit: str) -> str:
-    if len(x) < 3:
-        return f"* {what}: too few points for a line"
-    offset, slope, worst = line(x, y)
-    return f"* {what}: {offset:.3f} {of} + {slope:.3f} {of} per {unit}; at most {100 * worst:.1f} % off that line"
-
-
 def _step_cells(row: Row, pairs: int) -> list[str]:
     if "error" in row:
         return [row["error"].replace("|", "/"), "-", "-", "-", "-"]
     seconds = median(row["seconds"])
-    figures = (seconds, seconds / pairs, row["compile_seconds"], row["peak_bytes"] / 1e9, _steps_memory(row))
+    figures = (seconds, seconds / pairs, row["compile_seconds"], row["peak_bytes"] / 1e9, calls_memory(row))
     return [f"{figure:.{digits}f}" for figure, digits in zip(figures, (2, 2, 0, 2, 2), strict=True)]
-
-
-def _steps_memory(row: Row) -> float:
-    """Gigabytes, of the accelerator if there is one."""
-    return float(row["device_peak_bytes"] or row["steps_peak_bytes"]) / 1e9
 
 
 def _readers(workers: str) -> str:

@@ -12,8 +12,9 @@ import pytest
 import benchmarks.train_step
 from benchmarks import measure
 from benchmarks.fresh import about, machine, measured, table
+from benchmarks.growth import line
 from benchmarks.setup import Request, Setup, random_weights, setup_of
-from benchmarks.train_step import Log, growth_table, line, main, split_table, steps_table
+from benchmarks.train_step import Log, growth_table, main, split_table, steps_table
 from rtn_jax import Params
 from rtn_jax.training.config import TrainConfig
 from rtn_jax.training.objectives import OBJECTIVES
