@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ _SMALL_GRID = 64  # cells
 _SMALL_KERNEL = 9  # taps
 _LARGE_GRID = 4096  # cells
 _MANY_CHANNELS = {False: 64, True: 256}  # of input and output, of a grid that is not large and of one that is
+_WORTHWHILE = 1e8  # operations per image; with fewer, what is saved in a thousand calls is lost in compiling
 
 Form = Literal["direct", "gathered", "by_rows", "minimal"]
 
@@ -47,7 +49,9 @@ def fastest_form(shape: tuple[int, ...], kernel: tuple[int, ...], dtype: Any) ->
         return "by_rows"
     if h * w <= _SMALL_GRID:
         return "gathered"
-    many = min(inputs, kernel[3]) >= _MANY_CHANNELS[h * w > _LARGE_GRID]
+    many = (
+        min(inputs, kernel[3]) >= _MANY_CHANNELS[h * w > _LARGE_GRID] and 2 * h * w * math.prod(kernel) >= _WORTHWHILE
+    )
     # In half precision the sums and differences of neighbours would be rounded once more than the plain form rounds.
     return "minimal" if many and kernel[:2] == (3, 3) and jnp.finfo(dtype).bits >= 32 else "direct"
 
@@ -153,7 +157,8 @@ def warped_convolution(
     stride 3.
     """
     taps = kernel.reshape(-1, *kernel.shape[2:])  # [m, i, o]
-    if jax.default_backend() != "cpu" or jnp.finfo(x.dtype).bits < 32:
+    little = 2 * x.shape[1] * x.shape[2] * kernel.size < 2 * _WORTHWHILE
+    if jax.default_backend() != "cpu" or little or jnp.finfo(x.dtype).bits < 32:
 
         def multiply_samples(positions: Float[Array, "b H W m 2"]) -> Float[Array, "b H W o"]:
             samples = bilinear_sample(x, positions)

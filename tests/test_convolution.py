@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from rtn_jax import convolution as convolution_module
 from rtn_jax.convolution import _FORMS, convolve, fastest_form, warped_convolution
 from tests import oracle
 
@@ -88,26 +89,27 @@ def test_the_form_fits_what_is_convolved():
         return fastest_form((1, *grid, channels), (size, size, channels, channels), dtype)
 
     assert form((8, 8), 3, 512) == form((1, 1), 1, 4) == "gathered"
-    assert form((16, 16), 3, 64) == form((9, 8), 3, 512) == form((9, 8), 3, 64, jnp.float64) == "minimal"
+    assert form((40, 40), 3, 64) == form((9, 8), 3, 512) == form((9, 8), 3, 512, jnp.float64) == "minimal"
     assert form((256, 256), 3, 256) == "minimal"
     assert form((16, 16), 9, 64) == form((1, 1), 9, 4) == "by_rows"
-    assert form((16, 16), 3, 63) == form((256, 256), 3, 255) == form((16, 16), 1, 64) == "direct"
-    assert form((16, 16), 3, 64, jnp.bfloat16) == "direct"
+    assert form((40, 40), 3, 63) == form((256, 256), 3, 255) == form((40, 40), 1, 256) == "direct"
+    assert form((16, 16), 3, 64) == form((40, 40), 3, 64, jnp.bfloat16) == "direct"
 
 
-@pytest.mark.parametrize("channels", [4, 64])
+@pytest.mark.parametrize("channels", [4, 512])
 def test_whichever_form_is_chosen_is_computed(rng, channels):
     """Grids on both sides of the bound, of few channels and of many."""
     for grid in [(8, 8), (8, 9)]:
         x, kernel = inputs(rng, grid, 3, channels=(channels, channels))
         expected = oracle.conv2d(x[0], kernel, np.zeros(channels, np.float32))
-        np.testing.assert_allclose(convolve(jnp.asarray(x), jnp.asarray(kernel))[0], expected, atol=2e-4)
+        np.testing.assert_allclose(convolve(jnp.asarray(x), jnp.asarray(kernel))[0], expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_warped_convolution_equals_the_slow_loop(x64, rng, monkeypatch, platform):
     """In both of its forms, at any positions, outside of the image too, and again at others."""
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(convolution_module, "_WORTHWHILE", 0)
     x, kernel = rng.standard_normal((2, 4, 5, 3)), rng.standard_normal((3, 3, 3, 2))
     warped = warped_convolution(jnp.asarray(x), jnp.asarray(kernel))
     for _ in range(2):
@@ -118,18 +120,22 @@ def test_warped_convolution_equals_the_slow_loop(x64, rng, monkeypatch, platform
         np.testing.assert_allclose(warped(jnp.asarray(positions)), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize(("platform", "dtype"), [("cpu", "float32"), ("cpu", "bfloat16"), ("gpu", "float32")])
-def test_products_come_first_where_that_is_faster(monkeypatch, platform, dtype):
-    """On the CPU in single precision there is no product left that depends on the positions."""
+@pytest.mark.parametrize(
+    ("platform", "dtype", "side"),
+    [("cpu", "float32", 8), ("cpu", "bfloat16", 8), ("cpu", "float32", 5), ("gpu", "float32", 8)],
+)
+def test_products_come_first_where_that_is_faster(monkeypatch, platform, dtype, side):
+    """On the CPU, in single precision and where it is worth it, no product is left that depends on the positions."""
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    warped = warped_convolution(jnp.zeros((1, 4, 5, 3), dtype), jnp.zeros((3, 3, 3, 2), dtype))
-    program = str(jax.make_jaxpr(warped)(jnp.zeros((1, 4, 5, 9, 2))))
-    assert ("[27,2]" in program) == (platform != "cpu" or dtype == "bfloat16")
+    warped = warped_convolution(jnp.zeros((1, side, side, 512), dtype), jnp.zeros((3, 3, 512, 512), dtype))
+    program = str(jax.make_jaxpr(warped)(jnp.zeros((1, 2, 2, 9, 2))))
+    assert ("[4608,512]" in program) == ((platform, dtype, side) != ("cpu", "float32", 8))
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_warped_convolution_has_gradients(x64, rng, monkeypatch, platform):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(convolution_module, "_WORTHWHILE", 0)
     x, kernel = rng.standard_normal((1, 3, 4, 2)), rng.standard_normal((3, 3, 2, 2))
     whole = np.floor(rng.uniform(-1, 4, (1, 2, 2, 9, 2)))
     positions = whole + rng.uniform(0.2, 0.8, whole.shape)  # between cells, where sampling is smooth
