@@ -156,10 +156,9 @@ def versions() -> dict[str, str]:
 
 def count() -> Counts:
     """Everything that is compared."""
-    found = {name: _counted(lower()) for name, lower in PROGRAMS.items()}
+    found = {name: _counted(lower()) for name, lower in OPERATIONS.items()}
     with patch("rtn_jax.model.geometry_network", _last_layer), patch("rtn_jax.params.geometry_network", _last_layer):
-        stages: tuple[StageName, ...] = ("synthetic", "weak", "features")
-        found |= {f"training step, {stage}": _counted(_step(stage)) for stage in stages}
+        found |= {name: _counted(lower()) for name, lower in WHOLE.items()}
         found |= {f"calls: {name}": {"compilations": number} for name, number in _compilations().items()}
     return found
 
@@ -200,45 +199,33 @@ def _abstract(config: Config) -> Params:
     return Params(jax.tree.map(lambda shape: _floats(*shape), shapes, is_leaf=lambda x: isinstance(x, tuple)), config)
 
 
-_CELLS = (1, 16, 16, 64)  # as many as the coarser grid of a 256x256 image has
-_WARPED = (_floats(*_CELLS), _floats(3, 3, 64, 64), _floats(1, 16, 16, 9, 2))
+_CELLS = (1, 16, 16, 64)
+_KERNEL = (3, 3, 64, 64)
+# On a grid of the coarser level's size, and as many channels as that level has: with fewer, other forms are faster.
+_MANY = (_floats(1, 16, 16, 512), _floats(3, 3, 512, 512))
+_WARPED = (*_MANY, _floats(1, 16, 16, 9, 2))
 
-# Compiling takes a second per ten convolutions: VGG's first layers, as wide as they are, for the two levels; the
-# geometry network as deep as it is, but narrow. Operations and bytes cost nothing: the image is of ordinary size.
+# VGG's first layers, as wide as they are. Operations and bytes cost nothing, but every instruction takes a hundredth of
+# a second to compile: that is why networks have few layers, and steps a photo so small that no form of a convolution is
+# worth more than the plain one.
 _TWO_LEVELS = Config(
     image_size=160,
     geometry_width=4,
     levels=(Level(layer="conv3_1", iterations=1), Level(layer="conv2_1", iterations=1)),
 )
+_ONE_LEVEL = _TWO_LEVELS.replace(image_size=32, levels=_TWO_LEVELS.levels[1:])
 
 
 def _geometry() -> Any:
-    network, weights = geometry_network(_TWO_LEVELS), _abstract(_TWO_LEVELS).weights["geometry"]
+    config = Config(geometry_width=4)
+    network, weights = geometry_network(config), _abstract(config).weights["geometry"]
     return _gradient(
         lambda weights, volume: network.apply({"params": weights}, volume), weights, _floats(1, 16, 16, 81)
     )
 
 
-def _apply() -> Any:
-    photo = _photos(1, *_TWO_LEVELS.image_shape, 3)
-    return model._apply.lower(_abstract(_TWO_LEVELS), photo, photo)
-
-
-PROGRAMS: dict[str, Callable[[], Any]] = {
-    "window_correlation": lambda: _forward(_window, _floats(*_CELLS), _floats(*_CELLS)),
-    "gradient of window_correlation": lambda: _gradient(_window, _floats(*_CELLS), _floats(*_CELLS)),
-    "warped_convolution": lambda: _forward(_warped, *_WARPED),
-    "gradient of warped_convolution": lambda: _gradient(_warped, *_WARPED),
-    "gradient of convolve, 8x8 cells": lambda: _gradient(convolve, _floats(1, 8, 8, 64), _floats(3, 3, 64, 64)),
-    "gradient of convolve, 16x16 cells": lambda: _gradient(convolve, _floats(*_CELLS), _floats(3, 3, 64, 64)),
-    "gradient of the geometry network": _geometry,
-    "apply": _apply,
-}
-"""Each lowered, not compiled, when it is called."""
-
-
 class _LastLayer(GeometryNetwork):
-    """In place of the geometry network in a step, most of whose time to compile it would take; it is counted above."""
+    """In place of the geometry network where it would take most of the time to compile; it is counted by itself."""
 
     @nn.compact
     def __call__(self, volume: Any) -> Any:
@@ -249,10 +236,14 @@ def _last_layer(config: Config) -> GeometryNetwork:
     return _LastLayer(config.geometry_width, config.upsampling, jnp.dtype(config.compute_dtype))
 
 
+def _apply() -> Any:
+    photo = _photos(1, *_TWO_LEVELS.image_shape, 3)
+    return model._apply.lower(_abstract(_TWO_LEVELS), photo, photo)
+
+
 def _step(stage: StageName) -> Any:
     """The step of a pair as `parallel` compiles it, so that it is seen whether the old state's memory is used again."""
-    config = _TWO_LEVELS.replace(levels=_TWO_LEVELS.levels[1:])
-    recipe = RECIPES["default"][stage]
+    config, recipe = _ONE_LEVEL, RECIPES["default"][stage]
     if stage == "features":
         recipe = dataclasses.replace(recipe, train_backbone=config.levels[0].layer)
     run = parallel(make_step(config, stage, recipe, _STEPS), devices=1)
@@ -262,6 +253,29 @@ def _step(stage: StageName) -> Any:
     batch |= {} if stage == "synthetic" else {f"{name}_box": _floats(1, 1, 4) for name in names}
     batch |= {"seeds": ShapeDtypeStruct((1, 1), jnp.uint32), STOP: _floats(1, 1)}
     return mapped.lower(jax.eval_shape(lambda params: init_state(params, recipe, _STEPS), _abstract(config)), batch)
+
+
+Lower = Callable[[], Any]
+
+OPERATIONS: dict[str, Lower] = {
+    "window_correlation": lambda: _forward(_window, _floats(*_CELLS), _floats(*_CELLS)),
+    "gradient of window_correlation": lambda: _gradient(_window, _floats(*_CELLS), _floats(*_CELLS)),
+    "warped_convolution": lambda: _forward(_warped, *_WARPED),
+    "gradient of warped_convolution": lambda: _gradient(_warped, *_WARPED),
+    "gradient of convolve, few cells": lambda: _gradient(convolve, _floats(1, 8, 8, 64), _floats(*_KERNEL)),
+    "gradient of convolve, few channels": lambda: _gradient(convolve, _floats(*_CELLS), _floats(*_KERNEL)),
+    "gradient of convolve, many channels": lambda: _gradient(convolve, *_MANY),
+    "gradient of the geometry network": _geometry,
+}
+"""Lowered, not compiled, when they are called."""
+
+WHOLE: dict[str, Lower] = {
+    "apply": _apply,
+    "training step, synthetic": lambda: _step("synthetic"),
+    "training step, weak": lambda: _step("weak"),
+    "training step, features": lambda: _step("features"),
+}
+"""With the geometry network's last layer alone."""
 
 
 def _compilations() -> dict[str, int]:
