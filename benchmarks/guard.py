@@ -24,6 +24,7 @@ if __name__ == "__main__":  # before jax reads them
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 import dataclasses
+import gc
 import importlib.metadata
 import inspect
 import json
@@ -99,7 +100,7 @@ def main(update: bool = False, stored: Path = STORED) -> int:
     if update:
         known[here] = {"versions": versions(), "counts": found}
         stored.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
-        _say(*map(str, changes), f"{total} are stored for {here} in {stored.name}.")
+        _say(*map(str, changes if before else ()), f"{total} are stored for {here} in {stored.name}.")
         return 0
     if not changes:
         _say(f"{total} are as stored for {here}, within {ALLOWED:.0%}.")
@@ -167,8 +168,9 @@ def _window(src: Any, tgt: Any) -> Any:
     return window_correlation(src, tgt, radius=4)
 
 
-def _warped(x: Any, kernel: Any, positions: Any) -> Any:
-    return warped_convolution(x, kernel)(positions)
+def _warped(x: Any, kernel: Any, *positions: Any) -> Any:
+    convolution = warped_convolution(x, kernel)
+    return [convolution(of_one) for of_one in positions]
 
 
 def _forward(function: Callable[..., Any], *shapes: Any) -> Any:
@@ -203,24 +205,24 @@ _CELLS = (1, 16, 16, 64)
 _KERNEL = (3, 3, 64, 64)
 # On a grid of the coarser level's size, and as many channels as that level has: with fewer, other forms are faster.
 _MANY = (_floats(1, 16, 16, 512), _floats(3, 3, 512, 512))
-_WARPED = (*_MANY, _floats(1, 16, 16, 9, 2))
+_FOUR_TAPS = (_floats(1, 16, 16, 512), _floats(2, 2, 512, 512), _floats(1, 16, 16, 4, 2))
 
-# VGG's first layers, as wide as they are. Operations and bytes cost nothing, but every instruction takes a hundredth of
-# a second to compile: that is why networks have few layers, and steps a photo so small that no form of a convolution is
-# worth more than the plain one.
+# Operations and bytes cost nothing, but every instruction takes a hundredth of a second to compile. Hence the geometry
+# network is narrow, and its grid so large that all of its convolutions have the plain form (the others are counted by
+# themselves). So are VGG's first layers with a photo this small; they are as wide as they are.
+_NARROW = Config(geometry_width=4)
 _TWO_LEVELS = Config(
-    image_size=160,
-    geometry_width=4,
+    image_size=32,
+    geometry_width=1,
     levels=(Level(layer="conv3_1", iterations=1), Level(layer="conv2_1", iterations=1)),
 )
-_ONE_LEVEL = _TWO_LEVELS.replace(image_size=32, levels=_TWO_LEVELS.levels[1:])
+_ONE_LEVEL = _TWO_LEVELS.replace(levels=_TWO_LEVELS.levels[:1])
 
 
 def _geometry() -> Any:
-    config = Config(geometry_width=4)
-    network, weights = geometry_network(config), _abstract(config).weights["geometry"]
+    network, weights = geometry_network(_NARROW), _abstract(_NARROW).weights["geometry"]
     return _gradient(
-        lambda weights, volume: network.apply({"params": weights}, volume), weights, _floats(1, 16, 16, 81)
+        lambda weights, volume: network.apply({"params": weights}, volume), weights, _floats(1, 160, 160, 81)
     )
 
 
@@ -260,8 +262,8 @@ Lower = Callable[[], Any]
 OPERATIONS: dict[str, Lower] = {
     "window_correlation": lambda: _forward(_window, _floats(*_CELLS), _floats(*_CELLS)),
     "gradient of window_correlation": lambda: _gradient(_window, _floats(*_CELLS), _floats(*_CELLS)),
-    "warped_convolution": lambda: _forward(_warped, *_WARPED),
-    "gradient of warped_convolution": lambda: _gradient(_warped, *_WARPED),
+    "warped_convolution, two fields": lambda: _forward(_warped, *_FOUR_TAPS, _FOUR_TAPS[-1]),
+    "gradient of warped_convolution": lambda: _gradient(_warped, *_FOUR_TAPS),
     "gradient of convolve, few cells": lambda: _gradient(convolve, _floats(1, 8, 8, 64), _floats(*_KERNEL)),
     "gradient of convolve, few channels": lambda: _gradient(convolve, _floats(*_CELLS), _floats(*_KERNEL)),
     "gradient of convolve, many channels": lambda: _gradient(convolve, *_MANY),
@@ -282,7 +284,7 @@ def _compilations() -> dict[str, int]:
     """How many programs sequences of calls compile, one after another."""
     events: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: events.append(event))
-    config = Config(image_size=32, geometry_width=1, radius=1, levels=(Level(layer="conv1_1", iterations=1),))
+    config = _ONE_LEVEL.replace(radius=1, final_correlation=False)
     params, other = (
         Params(jax.tree.map(lambda x, fill=fill: np.full(x.shape, fill, x.dtype), _abstract(config).weights), config)
         for fill in (0, 1)
@@ -352,4 +354,5 @@ def _say(*lines: str) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # hardly anything that was traced is garbage, and looking for it takes a second or two
     sys.exit(tyro.cli(main))
