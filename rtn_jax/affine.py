@@ -13,7 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from rtn_jax.coordinates import Normalization, Shape, clip_points, denormalize_vectors, pixel_grid, window_offsets
+from rtn_jax.coordinates import (
+    Normalization,
+    Shape,
+    clip_points,
+    denormalize_vectors,
+    normalize_vectors,
+    pixel_grid,
+    window_offsets,
+)
 from rtn_jax.sampling import Border, bilinear_sample, resize_bilinear
 
 
@@ -22,8 +30,21 @@ def identity_field(batch: int, shape: Shape, dtype: Any = jnp.float32) -> Float[
     return jnp.broadcast_to(jnp.eye(2, 3, dtype=dtype), (batch, *shape, 2, 3))
 
 
-def add_residual(field: Float[Array, "b h w 2 3"], residual: Float[Array, "b h w 6"]) -> Float[Array, "b h w 2 3"]:
+def add_residual(
+    field: Float[Array, "b h w 2 3"],
+    residual: Float[Array, "b h w 6"],
+    *,
+    window: int | None = None,
+    normalization: Normalization = "centers",
+) -> Float[Array, "b h w 2 3"]:
     """`T^k = T^(k-1) + F(C)`: adds the six channels (axx, axy, tx, ayx, ayy, ty) the geometry network predicts.
+
+    Args:
+        field: `[b, h, w, 2, 3]`.
+        residual: `[b, h, w, 6]`.
+        window: radius in cells of the correlation window, which is then the unit of the residual's translations; in the
+            units of the field unless given, as the release has it.
+        normalization: the units of the field's translations.
 
     Raises:
         ValueError: if the shapes do not belong together.
@@ -31,7 +52,11 @@ def add_residual(field: Float[Array, "b h w 2 3"], residual: Float[Array, "b h w
     _check(field)
     if residual.shape != (*field.shape[:3], 6):
         raise ValueError(f"residual: expected {(*field.shape[:3], 6)}, got {residual.shape}")
-    return field + residual.reshape(field.shape).astype(field.dtype)
+    change = residual.reshape(field.shape).astype(field.dtype)
+    if window is not None:
+        translation = normalize_vectors(window * change[..., 2], field.shape[1:3], normalization)
+        change = jnp.concatenate([change[..., :2], translation[..., None]], -1)
+    return field + change
 
 
 def resize_field(
@@ -81,6 +106,39 @@ def field_flow(
     """The translation of every cell as a displacement in pixels of an image (or cells of a grid) of `shape`."""
     _check(field)
     return denormalize_vectors(field[..., 2], shape, normalization)
+
+
+def compose_fields(
+    first: Float[Array, "b h w 2 3"],
+    second: Float[Array, "b h w 2 3"],
+    *,
+    normalization: Normalization = "centers",
+) -> Float[Array, "b h w 2 3"]:
+    """One field after another: where `second` takes the place, and turns the neighbourhood, that `first` led to.
+
+    At `p` the result is `t1(p) + t2(q)` and `A2(q) A1(p)`, with `q = p + t1(p)` where `second` is interpolated; beyond
+    its border it is as at the border.
+
+    Args:
+        first: `[b, h, w, 2, 3]`, from an image A to an image B.
+        second: `[b, h, w, 2, 3]` on a grid of the same size, from B to C.
+        normalization: the units of the translations of both.
+
+    Returns:
+        `[b, h, w, 2, 3]`, from A to C.
+
+    Raises:
+        ValueError: if the shapes do not belong together.
+    """
+    _check(first)
+    _check(second)
+    if first.shape != second.shape:
+        raise ValueError(f"first, second: expected fields of one shape, got {first.shape} and {second.shape}")
+    reached = clip_points(field_centres(first, normalization=normalization), first.shape[1:3])
+    there = bilinear_sample(second.reshape(*second.shape[:3], 6), reached).reshape(second.shape)
+    translation = first[..., 2] + there[..., 2]
+    matrix = jnp.einsum("bhwij,bhwjk->bhwik", there[..., :2], first[..., :2])
+    return jnp.concatenate([matrix, translation[..., None]], -1)
 
 
 def field_jacobian(

@@ -15,6 +15,7 @@ from rtn_jax.sampling import Border
 BackboneName = Literal["vgg", "vgg16", "resnet", "resnet50", "resnet152", "fcss", "cat-fcss"]
 DtypeName = Literal["float32", "bfloat16", "float64"]
 ResNetStride = Literal[16, 8]
+ResidualUnits = Literal["window", "image"]
 StrideIn = Literal["1x1", "3x3"]
 
 MIN_IMAGE_SIZE = 32
@@ -35,10 +36,19 @@ class Level:
     """Layer of the backbone whose output is matched, and which is redone under the field (`conv5_1`)."""
     iterations: int
     """Recurrent steps at this level, at least 1."""
+    downscale: int = 1
+    """Factor by which both images are reduced before the backbone sees them: a layer then covers as much more of the
+    image, and the correlation window reaches as much farther."""
 
     def __post_init__(self) -> None:
-        if not _is_whole(self.iterations, 1):
-            raise ValueError(f"iterations: expected a whole number of at least 1, got {self.iterations!r}")
+        for name in ("iterations", "downscale"):
+            if not _is_whole(getattr(self, name), 1):
+                raise ValueError(f"{name}: expected a whole number of at least 1, got {getattr(self, name)!r}")
+
+    @property
+    def tap(self) -> str:
+        """What the layer's features at this scale are called among the `Features` of an image."""
+        return self.layer if self.downscale == 1 else f"{self.layer}/{self.downscale}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +69,10 @@ class Config:
     """Units of the translations: `centers` means the same on every grid, `corners` is the release's."""
     upsampling: Border = "edge"
     """How a field is continued outside its grid when it is doubled: `zero` is the release's shrinking border."""
+    residual_units: ResidualUnits = "window"
+    """Of the translations that the geometry network predicts. `window`: 1 is the radius of the correlation window, so
+    that a peak of the volume means the same at every level and image size; `image`: 1 is half the image, as released.
+    """
     final_correlation: bool = True
     """Compute the returned volume with the final field. False: the release's, from before the last residual."""
     compute_dtype: DtypeName = "float32"
@@ -122,7 +136,7 @@ class Config:
             if len(iterations) != len(levels):
                 raise ValueError(f"iterations: expected {len(levels)} numbers, one per level, got {tuple(iterations)}")
             changes["levels"] = tuple(
-                Level(layer=level.layer, iterations=n) for level, n in zip(levels, iterations, strict=True)
+                dataclasses.replace(level, iterations=n) for level, n in zip(levels, iterations, strict=True)
             )
         return dataclasses.replace(self, **changes)
 
@@ -139,6 +153,7 @@ class Config:
         """
         try:
             fields = json.loads(text)
+            fields.setdefault("residual_units", "image")  # before there was a choice
             fields["levels"] = tuple(Level(**level) for level in fields["levels"])
             fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
             return cls(**fields)
@@ -150,6 +165,7 @@ _CHOICES: dict[str, Any] = {
     "backbone": BackboneName,
     "normalization": Normalization,
     "upsampling": Border,
+    "residual_units": ResidualUnits,
     "compute_dtype": DtypeName,
     "resnet_stride": ResNetStride,
     "stride_in": StrideIn,
@@ -192,7 +208,14 @@ def released(backbone: BackboneName = "vgg") -> Config:
     """
     if backbone != "vgg":
         raise ValueError(f"backbone: the released network has vgg, got {backbone!r}; see the presets default and paper")
-    return Config(normalization="corners", upsampling="zero", final_correlation=False)
+    return Config(normalization="corners", upsampling="zero", residual_units="image", final_correlation=False)
 
 
-PRESETS = {"default": default, "paper": paper, "released": released}
+def wide(backbone: BackboneName = "vgg") -> Config:
+    """Three levels: `default` after a first look at half the size, whose window reaches half the image."""
+    coarse, fine, _ = _LAYERS[backbone]
+    first = Level(layer=coarse, iterations=2, downscale=2)
+    return Config(backbone=backbone, levels=(first, Level(layer=coarse, iterations=2), Level(layer=fine, iterations=3)))
+
+
+PRESETS = {"default": default, "paper": paper, "released": released, "wide": wide}

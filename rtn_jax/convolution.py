@@ -17,7 +17,8 @@ _SMALL_GRID = 64  # cells
 _SMALL_KERNEL = 9  # taps
 _LARGE_GRID = 4096  # cells
 _MANY_CHANNELS = {False: 64, True: 256}  # of input and output, of a grid that is not large and of one that is
-_WORTHWHILE = 1e8  # operations per image; with fewer, what is saved in a thousand calls is lost in compiling
+# Operations per image; with fewer, what another form than XLA's saves in a thousand calls is lost in compiling it.
+_WORTHWHILE = {"gathered": 5e5, "by_rows": 1e7, "minimal": 1e8, "products": 2e8}
 
 Form = Literal["direct", "gathered", "by_rows", "minimal"]
 
@@ -46,14 +47,15 @@ def fastest_form(shape: tuple[int, ...], kernel: tuple[int, ...], dtype: Any) ->
         return "direct"
     _, h, w, inputs = shape
     if kernel[0] * kernel[1] > _SMALL_KERNEL:
-        return "by_rows"
-    if h * w <= _SMALL_GRID:
-        return "gathered"
-    many = (
-        min(inputs, kernel[3]) >= _MANY_CHANNELS[h * w > _LARGE_GRID] and 2 * h * w * math.prod(kernel) >= _WORTHWHILE
-    )
-    # In half precision the sums and differences of neighbours would be rounded once more than the plain form rounds.
-    return "minimal" if many and kernel[:2] == (3, 3) and jnp.finfo(dtype).bits >= 32 else "direct"
+        form: Form = "by_rows"
+    elif h * w <= _SMALL_GRID:
+        form = "gathered"
+    elif kernel[:2] == (3, 3) and min(inputs, kernel[3]) >= _MANY_CHANNELS[h * w > _LARGE_GRID]:
+        # In half precision the sums of neighbours would be rounded once more than in the plain form.
+        form = "minimal" if jnp.finfo(dtype).bits >= 32 else "direct"
+    else:
+        return "direct"
+    return form if 2 * h * w * math.prod(kernel) >= _WORTHWHILE.get(form, 0) else "direct"
 
 
 def _direct(x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"]) -> Float[Array, "b h w o"]:
@@ -157,7 +159,7 @@ def warped_convolution(
     stride 3.
     """
     taps = kernel.reshape(-1, *kernel.shape[2:])  # [m, i, o]
-    little = 2 * x.shape[1] * x.shape[2] * kernel.size < 2 * _WORTHWHILE
+    little = 2 * x.shape[1] * x.shape[2] * kernel.size < _WORTHWHILE["products"]
     if jax.default_backend() != "cpu" or little or jnp.finfo(x.dtype).bits < 32:
 
         def multiply_samples(positions: Float[Array, "b H W m 2"]) -> Float[Array, "b H W o"]:

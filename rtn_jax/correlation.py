@@ -11,6 +11,8 @@ from rtn_jax.coordinates import window_offsets
 
 _ROWS = 4
 """Of the source that are compared at once: with more, more is multiplied in vain, with fewer, products are smaller."""
+_SMALL = 16
+"""Rows of a grid that are all compared at once: four blocks would take as long, and longer to compile."""
 NORM_EPSILON = 0.01
 """Added to the sum of squares under the root, as in the release; it also keeps the gradient finite at zero."""
 
@@ -59,8 +61,9 @@ def window_correlation(
     # which the windows are kept: at a radius of 4 and 32 columns five times the multiplications of 81 shifted products,
     # but several times faster, because they are large matrix products. The target is cut once: slices that overlap
     # would each have a gradient of the target's size.
-    tops = list(range(0, h, _ROWS))
-    reach = [(max(0, top - radius), min(h, top + _ROWS + radius)) for top in tops]
+    block = h if h <= _SMALL else _ROWS
+    tops = list(range(0, h, block))
+    reach = [(max(0, top - radius), min(h, top + block + radius)) for top in tops]
     cuts = sorted({end for ends in reach for end in ends} - {0, h})
     pieces = dict(zip([0, *cuts], jnp.split(tgt, cuts, axis=1), strict=True))  # by their first row
     volumes = []

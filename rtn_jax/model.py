@@ -21,7 +21,7 @@ from rtn_jax.config import Config
 from rtn_jax.coordinates import Shape, denormalize_vectors, pixel_grid, pixels_to_cells, resize_points
 from rtn_jax.correlation import l2_normalize, window_correlation
 from rtn_jax.params import Params, geometry_network
-from rtn_jax.sampling import resample, resize_bilinear
+from rtn_jax.sampling import average_pool, resample, resize_bilinear
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["taps"], meta_fields=["image_shape"])
@@ -100,7 +100,7 @@ def match(params: Params, src: Features, tgt: Features) -> Output:
         ValueError: if the features are not those of this config's layers, or of different batch or image size.
     """
     for name, features in (("src", src), ("tgt", tgt)):
-        missing = {level.layer for level in params.config.levels} - set(features.taps)
+        missing = {level.tap for level in params.config.levels} - set(features.taps)
         if missing:
             raise ValueError(f"{name}: features lack the layers {', '.join(sorted(missing))} of the config")
     for layer, tap in src.taps.items():
@@ -139,7 +139,7 @@ def transfer_keypoints(out: Output, src_points: Any) -> Float[Array, "..."]:
 def grids(config: Config) -> tuple[tuple[int, Shape], ...]:
     """Per level, image pixels per cell and the (height, width) of the grid."""
     height, width = _padded_size(config)
-    strides = [backbone(config).stride(level.layer) for level in config.levels]
+    strides = _strides(config)
     return tuple((stride, (height // stride, width // stride)) for stride in strides)
 
 
@@ -182,13 +182,13 @@ def _refined(
 ) -> tuple[Float[Array, "b h w 2 3"], tuple[Float[Array, "_ b _ _ 2 3"], ...], Float[Array, "b h w m"]]:
     """The levels, coarse to fine: the final field, the fields after every iteration, and the last raw volume."""
     config = params.config
-    batch = src[config.levels[0].layer].output.shape[0]
+    batch = src[config.levels[0].tap].output.shape[0]
     field = identity_field(batch, grids(config)[0][1], _wide(config))
     history = []
     for level, (_, shape) in zip(config.levels, grids(config), strict=True):
         while field.shape[1] < shape[0]:  # grids differ by powers of two: images are padded to whole cells
             field = resize_field(field, (2 * field.shape[1], 2 * field.shape[2]), border=config.upsampling)
-        correlate = _correlation_under(params, level.layer, src[level.layer], tgt[level.layer])
+        correlate = _correlation_under(params, level.layer, src[level.tap], tgt[level.tap])
         field, volume, fields = _iterate(params, level.iterations, correlate, field)
         history.append(fields)
     return field, tuple(history), correlate(field) if config.final_correlation else volume
@@ -214,11 +214,12 @@ def _iterate(
 ) -> tuple[Float[Array, "b h w 2 3"], Float[Array, "b h w m"], Float[Array, "k b h w 2 3"]]:
     """`T^k = T^(k-1) + F(C(D^s, D^t(T^(k-1))))` with shared weights: the last field and volume, and every field."""
     config, geometry = params.config, geometry_network(params.config)
+    window = config.radius if config.residual_units == "window" else None
 
     def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
         volume = correlate(carry[0])
         residual = geometry.apply({"params": params.weights["geometry"]}, l2_normalize(volume))
-        refined = add_residual(carry[0], jnp.asarray(residual))
+        refined = add_residual(carry[0], jnp.asarray(residual), window=window, normalization=config.normalization)
         return (refined, volume), refined
 
     start = field, jnp.zeros((*field.shape[:3], (2 * config.radius + 1) ** 2), _wide(config))
@@ -257,8 +258,14 @@ def _at_pixels(config: Config, grid: Float[Array, "b h w c"], shape: Shape) -> F
 
 
 def _taps(params: Params, images: Float[Array, "b H W 3"]) -> dict[str, Tap]:
-    taps = backbone(params.config).taps(params.weights["backbone"], images)
-    return {layer: Tap(*tap) for layer, tap in taps.items()}
+    """Every level's, from images of the network's size."""
+    taps: dict[str, Tap] = {}
+    for scale in {level.downscale: None for level in params.config.levels}:
+        levels = tuple(level for level in params.config.levels if level.downscale == scale)
+        network = backbone(params.config.replace(levels=levels))
+        at_scale = network.taps(params.weights["backbone"], average_pool(images, scale))
+        taps |= {level.tap: Tap(*at_scale[level.layer]) for level in levels}
+    return taps
 
 
 def _to_model_size(config: Config, image: Shaped[Array, "b H W 3"]) -> Float[Array, "b H2 W2 3"]:
@@ -279,9 +286,15 @@ def _to_model_size(config: Config, image: Shaped[Array, "b H W 3"]) -> Float[Arr
 
 
 def _padded_size(config: Config) -> Shape:
-    stride = max(backbone(config).stride(level.layer) for level in config.levels)
+    stride = max(_strides(config))
     height, width = (math.ceil(n / stride) * stride for n in config.image_shape)
     return height, width
+
+
+def _strides(config: Config) -> list[int]:
+    """Per level, pixels of the network's image per cell."""
+    network = backbone(config)
+    return [level.downscale * network.stride(level.layer) for level in config.levels]
 
 
 def _wide(config: Config) -> Any:

@@ -31,7 +31,7 @@ class Params:
             ValueError: if a field does not exist, is invalid, or would need other weights.
         """
         config = self.config.replace(**changes)
-        fixed = ("backbone", "radius", "geometry_width", "pixel_mean", "stride_in")
+        fixed = ("backbone", "radius", "geometry_width", "residual_units", "pixel_mean", "stride_in")
         changed = [name for name in fixed if getattr(config, name) != getattr(self.config, name)]
         if changed:
             raise ValueError(f"config: weights are for another {', '.join(changed)}; only a new network can change it")

@@ -82,6 +82,18 @@ def resize_bilinear(
     return resample(image, rows, columns, border=border)
 
 
+def average_pool(image: Float[Array, "b h w c"], factor: int) -> Float[Array, "b _ _ c"]:
+    """Reduces an image by a whole factor: the mean over each block of `factor` x `factor` pixels.
+
+    Raises:
+        ValueError: if a side is no multiple of the factor.
+    """
+    b, h, w, c = image.shape
+    if h % factor or w % factor:
+        raise ValueError(f"image: expected sides that are multiples of {factor}, got {h} x {w}")
+    return image.reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4))
+
+
 def resample(
     image: Float[Array, "b h w c"],
     rows: Float[np.ndarray, " H"],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 # Most of a test's time goes into compiling programs that run once: the same programs, less optimised. Set before jax.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] += " --xla_llvm_disable_expensive_passes=true"
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones do not know it, and would end the process
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 

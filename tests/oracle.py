@@ -236,11 +236,13 @@ def released_network(
     radius: int = 4,
     normalization: Normalization = "corners",
     upsample: Upsample = upsample_released,
+    in_windows: bool = False,
 ) -> tuple[list[Field], list[Float[np.ndarray, "h w m"]], Float[np.ndarray, "H W 2"]]:
     """The recurrence on one pair of images of one size, RGB 0..255.
 
     Returns the field after every iteration, the raw (cosine) volume of every iteration, and the flow (x, y) in pixels
-    at the images' size: the last translations, doubled in size until they are as large, times W/2 and H/2.
+    at the images' size: the last translations, doubled in size until they are as large, times W/2 and H/2. With
+    `in_windows` the geometry network's translations are in units of the window's radius.
     """
     backbone = weights["backbone"]
     src_taps, tgt_taps = vgg_taps(backbone, src), vgg_taps(backbone, tgt)
@@ -256,7 +258,11 @@ def released_network(
                 layer_input(tgt_taps, layer), backbone[layer]["kernel"], backbone[layer]["bias"], field, normalization
             )
             volumes.append(window_correlation(features, l2_normalize(warped), radius))
-            field = field + geometry(weights["geometry"], l2_normalize(volumes[-1]), upsample)
+            residual = geometry(weights["geometry"], l2_normalize(volumes[-1]), upsample)
+            if in_windows:
+                for i, cells in ((0, shape[1]), (1, shape[0])):
+                    residual[..., i, 2] *= radius / pixels_per_unit(cells, normalization)
+            field = field + residual
             fields.append(field)
     height, width = src.shape[:2]
     flow = field[..., 2]
@@ -329,6 +335,23 @@ def field_jacobian(field: Field, normalization: Normalization = "corners") -> Fl
                 for j, ((first, last), cells) in enumerate(zip(ends, (right - left, below - above), strict=True)):
                     moved = (last - first) * units[i] / cells if cells else 0
                     out[y, x, i, j] = (1 if i == j else 0) + moved
+    return out
+
+
+def compose_fields(first: Field, second: Field, normalization: Normalization) -> Field:
+    """`second` after `first`, cell by cell; beyond its border `second` is what it is at the border."""
+    height, width = first.shape[:2]
+    units = pixels_per_unit(width, normalization), pixels_per_unit(height, normalization)
+    out = np.zeros_like(first)
+    for y in range(height):
+        for x in range(width):
+            reached_x = min(max(x + first[y, x, 0, 2] * units[0], 0), width - 1)
+            reached_y = min(max(y + first[y, x, 1, 2] * units[1], 0), height - 1)
+            there = bilinear(second.reshape(height, width, 6), reached_x, reached_y).reshape(2, 3)
+            for i in (0, 1):
+                out[y, x, i, 2] = first[y, x, i, 2] + there[i, 2]
+                for j in (0, 1):
+                    out[y, x, i, j] = there[i, 0] * first[y, x, 0, j] + there[i, 1] * first[y, x, 1, j]
     return out
 
 

@@ -10,6 +10,7 @@ from jax.test_util import check_grads
 
 from rtn_jax.affine import (
     add_residual,
+    compose_fields,
     field_flow,
     field_jacobian,
     field_statistics,
@@ -50,6 +51,15 @@ def test_residual_channels_are_rows_of_the_field(field):
         add_residual(field, residual) - field, np.broadcast_to([[0, 1, 2], [3, 4, 5]], field.shape), atol=1e-6
     )
     assert add_residual(field, residual.astype(jnp.bfloat16)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("normalization", ["corners", "centers"])
+def test_a_residual_of_one_window_moves_by_its_radius(field, normalization):
+    residual = jnp.broadcast_to(jnp.array([0.1, 0.2, 1.0, 0.3, 0.4, -0.5]), (2, 3, 4, 6))
+    moved = add_residual(field, residual, window=3, normalization=normalization)
+    before, after = (field_flow(x, (3, 4), normalization=normalization) for x in (field, moved))
+    np.testing.assert_allclose(after - before, np.broadcast_to([3, -1.5], before.shape), atol=1e-5)
+    np.testing.assert_array_equal(moved[..., :2], add_residual(field, residual)[..., :2])
 
 
 @pytest.mark.parametrize(("border", "slow"), [("zero", oracle.upsample_released), ("edge", oracle.upsample_edge)])
@@ -101,6 +111,41 @@ def test_field_gradients_jit_and_batch(x64, rng):
     check_grads(positions, (field,), order=1, modes=("fwd", "rev"))
     residual = jnp.asarray(rng.standard_normal((2, 3, 4, 6)))
     check_grads(jax.jit(add_residual), (field, residual), order=1, modes=("fwd", "rev"))
+
+
+@pytest.mark.parametrize("normalization", ["corners", "centers"])
+def test_composition_equals_the_slow_loop(rng, normalization):
+    """Also where the first field leads outside."""
+    first, second = (np.eye(2, 3) + rng.standard_normal((2, 2, 5, 4, 2, 3)) / 2).astype(np.float32)
+    composed = compose_fields(jnp.asarray(first), jnp.asarray(second), normalization=normalization)
+    expected = [oracle.compose_fields(a, b, normalization) for a, b in zip(first, second, strict=True)]
+    np.testing.assert_allclose(composed, np.stack(expected), atol=1e-5)
+
+
+def test_composition_with_the_identity_and_of_affine_maps(x64, rng):
+    """Of two affine maps of the plane the composition is their product, wherever the first stays inside."""
+    field = jnp.asarray(np.eye(2, 3) + 0.3 * rng.standard_normal((1, 4, 6, 2, 3)))
+    identity = identity_field(1, (4, 6), jnp.float64)
+    np.testing.assert_allclose(compose_fields(field, identity), field, atol=1e-12)
+    np.testing.assert_allclose(compose_fields(identity, field), field, atol=1e-12)
+    centre = np.array([2.5, 1.5])
+    maps = [np.array([[0.6, -0.3], [0.2, 0.5]]), np.array([[1.2, 0.4], [-0.1, 0.7]])]
+
+    def as_field(matrix):
+        flow = (pixel_grid((4, 6), np.float64) - centre) @ (matrix - np.eye(2)).T
+        translation = normalize_vectors(flow, (4, 6), "centers")
+        whole = np.concatenate([np.broadcast_to(matrix, (4, 6, 2, 2)), translation[..., None]], -1)
+        return jnp.asarray(whole)[None]
+
+    composed = compose_fields(as_field(maps[0]), as_field(maps[1]))
+    np.testing.assert_allclose(composed, as_field(maps[1] @ maps[0]), atol=1e-12)
+
+
+def test_composition_gradients_and_errors(x64, rng, unchecked):
+    first, second = (jnp.asarray(np.eye(2, 3) + rng.standard_normal((1, 3, 4, 2, 3)) / 5) for _ in range(2))
+    check_grads(jax.jit(compose_fields), (first, second), order=1, modes=("fwd", "rev"))
+    with pytest.raises(ValueError, match="first, second: expected fields of one shape"):
+        compose_fields(first, second[:, :2])
 
 
 def test_statistics_by_hand():

@@ -25,7 +25,7 @@ from tests.training.runs import assert_same, steps
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--weights=random", "--preset=paper", "--iterations", "1", "--image_size=64", "--geometry-width=4"]
-FEW = ["--steps=8", "--batch_size=2", "--eval-every=8", "--save_every=4"]
+FEW = ["--steps=4", "--batch_size=2", "--eval-every=4", "--save_every=2"]
 
 
 @pytest.fixture(scope="module")
@@ -66,26 +66,26 @@ def trained(home):
 
 def test_training_leaves_a_whole_run_folder(trained):
     names = {path.name for path in trained.iterdir()}
-    pictures = {f"matches_{step:06d}.png" for step in (0, 8)}
+    pictures = {f"matches_{step:06d}.png" for step in (0, 4)}
     assert names == {"train.json", "lock", "checkpoints", "metrics.jsonl", "curves.png", "tensorboard"} | pictures
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     measured = {row["step"]: row["validation"]["held_out"] for row in rows if "validation" in row}
-    assert list(measured) == [0, 8]
+    assert list(measured) == [0, 4]
     assert all(0 <= figures["PCK@0.10 (img)"] <= 100 for figures in measured.values())
     losses = {row["step"]: row["train"]["loss"] for row in rows if "train" in row}
-    assert list(losses) == [8]
+    assert list(losses) == [4]
     assert all(loss > 0 for loss in losses.values())
-    for picture in ("matches_000008.png", "curves.png"):
+    for picture in ("matches_000004.png", "curves.png"):
         assert min(read_image(trained / picture).shape[:2]) > 200
     assert list((trained / "tensorboard").iterdir())
     assert json.loads((trained / "train.json").read_text())["image_size"] == 64
-    assert {int(path.name) for path in (trained / "checkpoints").iterdir()} >= {4, 8}
+    assert {int(path.name) for path in (trained / "checkpoints").iterdir()} >= {2, 4}
 
 
 def test_a_finished_or_other_run_is_not_overwritten(home, trained):
     before = (trained / "metrics.jsonl").read_text()
     again = command(home, "train.py", *SMALL, *FEW, "--run_dir", "runs/vgg")
-    assert again.stderr == "runs/vgg: finished after 8 steps; nothing to do (choose another folder to train anew)\n"
+    assert again.stderr == "runs/vgg: finished after 4 steps; nothing to do (choose another folder to train anew)\n"
     other = command(home, "train.py", *SMALL, *FEW, "--run_dir", "runs/vgg", "--seed=3", "--learning_rate=1", expect=2)
     changes = "seed 0 -> 3, learning_rate None -> 1.0"
     line = f"run_dir: runs/vgg holds a run with other choices ({changes}); choose another folder"
@@ -107,7 +107,7 @@ def test_an_interrupted_run_continues_where_it_stopped(home, trained):
     )
     run = home / "runs" / "cut"
     deadline = time.monotonic() + 200
-    while not (run / "checkpoints" / "00000004").exists():
+    while not (run / "checkpoints" / "00000002").exists():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -115,8 +115,8 @@ def test_an_interrupted_run_continues_where_it_stopped(home, trained):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
     last = steps(run)[-1]
-    assert 4 <= last <= 8
-    again = f"stopped after step {last} of 8, saved; to continue: python {ROOT}/train.py {' '.join(arguments)}"
+    assert 2 <= last <= 4
+    again = f"stopped after step {last} of 4, saved; to continue: python {ROOT}/train.py {' '.join(arguments)}"
     assert again in errors.splitlines()
     assert "Traceback" not in errors
     assert not [p for p in (run / "checkpoints").iterdir() if p.name.startswith(".")]
@@ -125,8 +125,14 @@ def test_an_interrupted_run_continues_where_it_stopped(home, trained):
     assert_same(run, trained)
 
 
-def test_evaluation_without_data(home, trained):
-    done = command(home, "evaluate.py", "--ckpt=runs/vgg", "--out=results")
+@pytest.fixture(scope="module")
+def evaluated(home, trained):
+    """What an evaluation printed; its results are in `results`."""
+    return command(home, "evaluate.py", "--ckpt=runs/vgg", "--save_predictions", "--out=results")
+
+
+def test_evaluation_without_data(home, evaluated):
+    done = evaluated
     assert "identity" in done.stdout
     assert "nearest" in done.stdout
     record = json.loads((home / "results" / "results.json").read_text())
@@ -138,9 +144,8 @@ def test_evaluation_without_data(home, trained):
     assert record["config"]["image_size"] == [64, 64]
 
 
-def test_evaluation_on_two_devices_and_after_a_kill_is_the_same(home, trained):
+def test_evaluation_on_two_devices_and_after_a_kill_is_the_same(home, evaluated):
     flags = ["--ckpt=runs/vgg", "--save_predictions"]
-    command(home, "evaluate.py", *flags, "--out=whole")
     environment = surroundings(home)
     two = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
     arguments = [sys.executable, str(ROOT / "evaluate.py"), *flags]
@@ -158,11 +163,13 @@ def test_evaluation_on_two_devices_and_after_a_kill_is_the_same(home, trained):
     process.wait()
     assert not (home / "killed" / "results.json").exists()
     command(home, "evaluate.py", *flags, "--out=killed")
-    results = {name: json.loads((home / name / "results.json").read_text()) for name in ("whole", "devices", "killed")}
+    results = {
+        name: json.loads((home / name / "results.json").read_text()) for name in ("results", "devices", "killed")
+    }
     answers = {name: (home / name / "predictions" / "predictions.jsonl").read_text() for name in results}
-    assert answers["devices"] == answers["whole"] == answers["killed"]
+    assert answers["devices"] == answers["results"] == answers["killed"]
     for key in ("metrics", "intervals", "floors", "classes", "data", "weights"):
-        assert results["devices"][key] == results["whole"][key] == results["killed"][key], key
+        assert results["devices"][key] == results["results"][key] == results["killed"][key], key
     assert not journal.exists()
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rtn_jax.config import PRESETS, Config, Level, default, paper, released
+from rtn_jax.config import PRESETS, Config, Level, default, paper, released, wide
 
 CHANGED = Config(
     levels=(Level(layer="conv4_4", iterations=5),),
@@ -18,6 +18,7 @@ CHANGED = Config(
     geometry_width=8,
     normalization="corners",
     upsampling="zero",
+    residual_units="image",
     final_correlation=False,
     compute_dtype="bfloat16",
     remat=True,
@@ -36,14 +37,23 @@ def test_presets():
     assert released() == PRESETS["released"](backbone="vgg")
     assert (released().normalization, released().upsampling, released().final_correlation) == ("corners", "zero", False)
     assert released().levels == default().levels
+    assert (default().residual_units, released().residual_units) == ("window", "image")
+    assert wide().levels == (Level(layer="conv5_1", iterations=2, downscale=2), *default().levels)
+    assert [level.tap for level in wide().levels] == ["conv5_1/2", "conv5_1", "conv4_1"]
 
 
-@pytest.mark.parametrize("config", [default(), paper(), released(), CHANGED])
+@pytest.mark.parametrize("config", [default(), paper(), released(), wide(), CHANGED])
 def test_json_and_back(config):
     text = config.to_json()
     assert Config.from_json(text) == config
     assert Config.from_json(text).to_json() == text
     assert hash(Config.from_json(text)) == hash(config)
+
+
+def test_configs_from_before_there_were_residual_units():
+    fields = json.loads(released().to_json())
+    del fields["residual_units"]
+    assert Config.from_json(json.dumps(fields)) == released()
 
 
 def test_every_field_is_written():
@@ -120,8 +130,9 @@ def test_refuses(unchecked, fields, match):
 
 @pytest.mark.parametrize("iterations", [0, -1, 1.5, True, None, "2"])
 def test_a_level_refuses(unchecked, iterations):
-    with pytest.raises(ValueError, match=r"^iterations: expected a whole number of at least 1, got "):
-        Level(layer="conv5_1", iterations=iterations)
+    for name in ("iterations", "downscale"):
+        with pytest.raises(ValueError, match=rf"^{name}: expected a whole number of at least 1, got "):
+            Level(**{"layer": "conv5_1", "iterations": 1, name: iterations})
 
 
 def edited(**changes):

@@ -88,10 +88,11 @@ def test_the_form_fits_what_is_convolved():
     def form(grid, size, channels, dtype=jnp.float32):
         return fastest_form((1, *grid, channels), (size, size, channels, channels), dtype)
 
-    assert form((8, 8), 3, 512) == form((1, 1), 1, 4) == "gathered"
+    assert form((8, 8), 3, 512) == form((1, 1), 3, 256) == "gathered"
     assert form((40, 40), 3, 64) == form((9, 8), 3, 512) == form((9, 8), 3, 512, jnp.float64) == "minimal"
     assert form((256, 256), 3, 256) == "minimal"
-    assert form((16, 16), 9, 64) == form((1, 1), 9, 4) == "by_rows"
+    assert form((16, 16), 9, 64) == form((8, 8), 9, 64) == "by_rows"
+    assert form((1, 1), 1, 4) == form((8, 8), 3, 8) == form((16, 16), 9, 4) == "direct", "not worth compiling"
     assert form((40, 40), 3, 63) == form((256, 256), 3, 255) == form((40, 40), 1, 256) == "direct"
     assert form((16, 16), 3, 64) == form((40, 40), 3, 64, jnp.bfloat16) == "direct"
 
@@ -109,7 +110,7 @@ def test_whichever_form_is_chosen_is_computed(rng, channels):
 def test_warped_convolution_equals_the_slow_loop(x64, rng, monkeypatch, platform):
     """In both of its forms, at any positions, outside of the image too, and again at others."""
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    monkeypatch.setattr(convolution_module, "_WORTHWHILE", 0)
+    monkeypatch.setattr(convolution_module, "_WORTHWHILE", dict.fromkeys(convolution_module._WORTHWHILE, 0))
     x, kernel = rng.standard_normal((2, 4, 5, 3)), rng.standard_normal((3, 3, 3, 2))
     warped = warped_convolution(jnp.asarray(x), jnp.asarray(kernel))
     for _ in range(2):
@@ -135,7 +136,7 @@ def test_products_come_first_where_that_is_faster(monkeypatch, platform, dtype, 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_warped_convolution_has_gradients(x64, rng, monkeypatch, platform):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    monkeypatch.setattr(convolution_module, "_WORTHWHILE", 0)
+    monkeypatch.setattr(convolution_module, "_WORTHWHILE", dict.fromkeys(convolution_module._WORTHWHILE, 0))
     x, kernel = rng.standard_normal((1, 3, 4, 2)), rng.standard_normal((3, 3, 2, 2))
     whole = np.floor(rng.uniform(-1, 4, (1, 2, 2, 9, 2)))
     positions = whole + rng.uniform(0.2, 0.8, whole.shape)  # between cells, where sampling is smooth

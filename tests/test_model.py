@@ -16,6 +16,7 @@ from rtn_jax.coordinates import pixel_grid, resize_points
 from rtn_jax.data.photos import builtin_photos
 from rtn_jax.images import resize
 from rtn_jax.model import grids
+from rtn_jax.sampling import average_pool
 from tests import oracle
 from tests.networks import moving_params, photos, small_config
 
@@ -62,10 +63,27 @@ def test_default_conventions_equal_the_oracle_with_theirs(rng):
         radius=2,
         normalization="centers",
         upsample=oracle.upsample_edge,
+        in_windows=True,
     )
     np.testing.assert_allclose(out.affine[0], fields[-1], atol=1e-4)
     # The dense flow is interpolated from the grid in one go; the oracle doubles it, which agrees for one doubling.
     np.testing.assert_allclose(out.flow[0], flow, atol=1e-3)
+
+
+def test_a_reduced_level_sees_smaller_images(rng):
+    """A network with one level of images reduced by two does what the same network does with images half the size."""
+    src, tgt = jnp.asarray(photos(rng, 2, 64, 64), jnp.float32)[:, None]
+    reduced = moving_params(small_config(levels=(Level(layer="conv2_1", iterations=2, downscale=2),), image_size=64))
+    plain = reduced.configure(levels=(Level(layer="conv2_1", iterations=2),), image_size=32)
+    small = rtn_jax.apply(plain, *(average_pool(image, 2) for image in (src, tgt)))
+    out = rtn_jax.apply(reduced, src, tgt)
+    assert np.abs(small.affine - oracle.identity_field((16, 16))).max() > 0.05
+    np.testing.assert_allclose(out.affine, small.affine, atol=1e-5)
+    both = reduced.configure(levels=(*reduced.config.levels, Level(layer="conv2_1", iterations=1)))
+    assert set(rtn_jax.encode(both, src).taps) == {"conv2_1/2", "conv2_1"}
+    finer = rtn_jax.apply(both, src, tgt)
+    assert [h.shape[2:4] for h in finer.history] == [(16, 16), (32, 32)]
+    np.testing.assert_allclose(finer.history[0], out.history[0], atol=1e-5)
 
 
 def test_an_untrained_network_maps_every_pixel_to_itself():

@@ -142,13 +142,17 @@ def test_the_fixed_filters_double_as_we_do(rng, written, name):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (paper(), r"only the released network .*; found layers \('conv4_4',\), expected \('conv5_1', 'conv4_1'\)$"),
+        (
+            paper(),
+            r"only the released network .*; found layers \('conv4_4',\), expected \('conv5_1', 'conv4_1'\); "
+            r"residual_units 'window', expected 'image'$",
+        ),
         (
             released().replace(radius=3, geometry_width=32, image_size=128),
             r"only the released network .*; found radius 3, expected 4; geometry_width 32, expected 64$",
         ),
         (
-            default(),
+            default().replace(residual_units="image"),
             r"the MATLAB code would compute something else; found normalization 'centers', expected 'corners'; "
             r"upsampling 'edge', expected 'zero'; final_correlation True, expected False\. If that is meant",
         ),

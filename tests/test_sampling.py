@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 from rtn_jax.coordinates import pixel_grid
-from rtn_jax.sampling import bilinear_sample, resample, resize_bilinear
+from rtn_jax.sampling import average_pool, bilinear_sample, resample, resize_bilinear
 from tests import oracle
 
 
@@ -117,7 +117,16 @@ def test_sample_refuses(unchecked, image_shape, points_shape, match):
         bilinear_sample(jnp.zeros(image_shape), jnp.zeros(points_shape))
 
 
-# --- resize_bilinear, resample
+# --- average_pool, resize_bilinear, resample
+
+
+def test_average_pool_by_hand(image, unchecked):
+    pooled = average_pool(jnp.asarray(image[:, :4, :6]), 2)
+    assert pooled.shape == (*image.shape[:1], 2, 3, image.shape[-1])
+    np.testing.assert_allclose(pooled[1, 1, 2], image[1, 2:4, 4:6].mean((0, 1)), atol=1e-6)
+    np.testing.assert_array_equal(average_pool(jnp.asarray(image), 1), image)
+    with pytest.raises(ValueError, match="multiples of 2, got 5 x 7"):
+        average_pool(jnp.asarray(image), 2)
 
 
 @pytest.mark.parametrize(("border", "slow"), [("zero", oracle.upsample_released), ("edge", oracle.upsample_edge)])

@@ -54,7 +54,7 @@ _LAST = {
 
 
 def backbone(config: Config) -> Backbone:
-    """The backbone a config names, computing the layers of its levels.
+    """The backbone a config names, computing the layers of its levels at whatever scale.
 
     Raises:
         ValueError: if a level's layer does not exist, the levels are not ordered from coarse to fine, or a stride of
@@ -63,7 +63,7 @@ def backbone(config: Config) -> Backbone:
     built = _BACKBONES[config.backbone](config, tuple(level.layer for level in config.levels))
     if config.resnet_stride != Config.resnet_stride and not isinstance(built, ResNetBackbone):
         raise ValueError(f"resnet_stride: {config.backbone} is no ResNet and has none, got {config.resnet_stride}")
-    strides = [built.stride(level.layer) for level in config.levels]
+    strides = [level.downscale * built.stride(level.layer) for level in config.levels]
     if strides != sorted(strides, reverse=True):
         raise ValueError(f"levels: expected coarse to fine, got strides {strides}")
     return built

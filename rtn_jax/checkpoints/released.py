@@ -23,6 +23,7 @@ _GEOMETRY = (
 _FIELD_FILTERS = (("deconv_aff_x2", 6), ("deconv_f_x2", 2))  # of the whole field, and of its translations
 
 _BACKBONE_RATE = _LAST_RATE = 0.1  # what the release multiplies its learning rate with; its fixed filters have 0
+_NETWORK = ("backbone", "layers", "radius", "geometry_width", "residual_units")  # for which the weights are
 _WITHOUT_EFFECT = ("remat", "unroll", "resnet_stride", "stride_in")  # on what VGG-19 computes
 
 Parameter = tuple[str, Shaped[np.ndarray, "..."], float]
@@ -112,7 +113,7 @@ def _check_config(config: Config) -> None:
     different = {
         name: f"{name} {found[name]!r}, expected {value!r}" for name, value in wanted.items() if found[name] != value
     }
-    network = [different[name] for name in ("backbone", "layers", "radius", "geometry_width") if name in different]
+    network = [different[name] for name in _NETWORK if name in different]
     if network:
         raise ValueError(f"config: only the released network can be written in its layout; found {'; '.join(network)}")
     if different:
@@ -125,7 +126,7 @@ def _check_config(config: Config) -> None:
 def _described(config: Config) -> dict[str, Any]:
     """The fields that say what is computed, the levels in two."""
     fields = {name: value for name, value in vars(config).items() if name not in (*_WITHOUT_EFFECT, "levels")}
-    return fields | {"layers": tuple(level.layer for level in config.levels), "iterations": config.iterations}
+    return fields | {"layers": tuple(level.tap for level in config.levels), "iterations": config.iterations}
 
 
 def _check_weights(params: Params) -> None:

@@ -18,7 +18,7 @@ from rtn_jax.training.recipes import (
     StageName,
 )
 
-PresetName = Literal["default", "paper", "released"]
+PresetName = Literal["default", "paper", "released", "wide"]
 STAGES: dict[str, tuple[StageName, ...]] = {
     "synthetic": ("synthetic",),
     "weak": ("weak",),
@@ -123,8 +123,13 @@ class TrainConfig:
     """Weight of the difference between the 2x2 part and the Jacobian of the translation field."""
     temperature: float | None = None
     """Weak: multiplies the cosines before the softmax."""
+    weak_weight: float | None = None
+    """Weak: weight of the paper's loss, the cross-entropy of the best match being the window's centre."""
+    consistency_weight: float | None = None
+    """Weak: weight of warp consistency: a warp of the target, matched to the source and from there back to the target,
+    is to give that warp. 0: none is made."""
     synthetic_weight: float | None = None
-    """Weak: weight of the synthetic loss on warps of the pairs' source photos; 0: none are made."""
+    """Weak: weight of the synthetic loss on warps of the pairs' target photos; 0: none are made."""
     translation: float | None = None
     """Largest translation of a synthetic warp; 1 is half the image."""
     colour: float | None = None

@@ -6,22 +6,25 @@ the host only decodes photos.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Bool, Float, Key, UInt8
 
-from rtn_jax.affine import field_statistics
+from rtn_jax.affine import compose_fields, field_statistics
 from rtn_jax.config import Config
 from rtn_jax.coordinates import Shape, cells_to_pixels, normalize_vectors, pixel_grid
 from rtn_jax.correlation import l2_normalize
 from rtn_jax.data.colour import ColourRange, jitter_colours
 from rtn_jax.data.synthetic import Warp, WarpRange, inside, random_warps, warp_jacobian, warp_mapping, warp_photos
 from rtn_jax.losses import correspondence_loss, synthetic_loss, tie_loss, weak_loss
-from rtn_jax.model import Output, apply, encode, grids
+from rtn_jax.model import Features, Output, apply, encode, grids, match
 from rtn_jax.params import Params
 from rtn_jax.training.recipes import Recipe, StageName
 
@@ -35,7 +38,11 @@ def synthetic(params: Params, batch: Batch, recipe: Recipe) -> tuple[Float[Array
 
     Batch: `photos` uint8 `[b, H, W, 3]` at the network's image size, `seeds` uint32 `[b]` of their warps.
     """
-    out, value, terms = _on_warps(params, batch["photos"], batch["seeds"], recipe)
+    keys = _keys(batch["seeds"])
+    warp, src = _warped(batch["photos"], keys, recipe)
+    out = apply(params, _coloured(src, keys, recipe, 1), _coloured(batch["photos"], keys, recipe, 2))
+    value = _from_truth(params.config, out.history, warp, recipe)
+    terms = {"synthetic_loss": value}
     if recipe.tie_weight:
         terms["tie_loss"] = _tie(params.config, out, recipe)
         value = value + recipe.tie_weight * terms["tie_loss"]
@@ -43,25 +50,45 @@ def synthetic(params: Params, batch: Batch, recipe: Recipe) -> tuple[Float[Array
 
 
 def weak(params: Params, batch: Batch, recipe: Recipe) -> tuple[Float[Array, ""], Metrics]:
-    """Pairs of photos of one class, of which nothing is known but the source's box.
+    """Pairs of photos of one class, of which nothing is known but the objects' boxes.
 
-    Batch: `src`, `tgt` uint8 `[b, H, W, 3]` at the network's image size, `src_box` `[b, 4]` (left, top, right, bottom)
-    in its pixels, `seeds` uint32 `[b]`.
+    Batch: `src`, `tgt` uint8 `[b, H, W, 3]` at the network's image size, `src_box`, `tgt_box` `[b, 4]` (left, top,
+    right, bottom) in its pixels, `seeds` uint32 `[b]`.
+
+    Warp consistency is the bipath constraint of Truong et al. (ICCV 2021): a warp T' of the target T, matched to the
+    source S, and S matched to T, are together the warp, which is known. Nothing that ignores S can satisfy it.
     """
     keys = _keys(batch["seeds"])
-    src, tgt = (_coloured(batch[name], keys, recipe, i) for i, name in enumerate(("src", "tgt"), 1))
-    out = apply(params, src, tgt)
-    mask = box_mask(grids(params.config)[-1], batch["src_box"])
-    value = weak_loss(out.correlation, mask, temperature=recipe.temperature, reduction=recipe.reduction)
-    centre = out.correlation[..., out.correlation.shape[-1] // 2]
-    terms = {"weak_loss": value, "centre_cosine": ((centre * mask).sum((1, 2)) / mask.sum((1, 2))).mean()}
+    src, tgt = (encode(params, _coloured(batch[name], keys, recipe, i)) for i, name in enumerate(("src", "tgt"), 1))
+    pairs = [(src, tgt)]
+    if recipe.consistency_weight or recipe.synthetic_weight:
+        warp, photos = _warped(batch["tgt"], keys, recipe)
+        warped = encode(params, _coloured(photos, keys, recipe, 3))
+        pairs += [(warped, src)] if recipe.consistency_weight else []
+        pairs += [(warped, tgt)] if recipe.synthetic_weight else []
+    matched = _match_all(params, pairs)
+    out, terms, value = matched[0], {}, jnp.zeros(())
+    if recipe.weak_weight:
+        mask = box_mask(grids(params.config)[-1], batch["src_box"])
+        terms["weak_loss"] = weak_loss(
+            out.correlation, mask, temperature=recipe.temperature, reduction=recipe.reduction
+        )
+        value = value + recipe.weak_weight * terms["weak_loss"]
+        centre = out.correlation[..., out.correlation.shape[-1] // 2]
+        terms["centre_cosine"] = ((centre * mask).sum((1, 2)) / mask.sum((1, 2))).mean()
+    if recipe.consistency_weight:
+        there_and_back = [
+            jax.vmap(partial(compose_fields, second=back[-1], normalization=params.config.normalization))(there)
+            for there, back in zip(matched[1].history, out.history, strict=True)
+        ]
+        terms["consistency_loss"] = _from_truth(params.config, there_and_back, warp, recipe, batch["tgt_box"])
+        value = value + recipe.consistency_weight * terms["consistency_loss"]
+    if recipe.synthetic_weight:
+        terms["synthetic_loss"] = _from_truth(params.config, matched[-1].history, warp, recipe)
+        value = value + recipe.synthetic_weight * terms["synthetic_loss"]
     if recipe.tie_weight:
         terms["tie_loss"] = _tie(params.config, out, recipe)
         value = value + recipe.tie_weight * terms["tie_loss"]
-    if recipe.synthetic_weight:
-        _, known, synthetic_terms = _on_warps(params, batch["src"], batch["seeds"], recipe)
-        terms |= synthetic_terms
-        value = value + recipe.synthetic_weight * known
     return value, terms | field_statistics(lax.stop_gradient(out.affine))
 
 
@@ -75,7 +102,7 @@ def features(params: Params, batch: Batch, recipe: Recipe) -> tuple[Float[Array,
     src, tgt = (encode(params, side).taps for side in sides)
     values, shares = [], []
     for level, grid in zip(params.config.levels, grids(params.config), strict=True):
-        described = [l2_normalize(taps[level.layer].output) for taps in (src, tgt)]
+        described = [l2_normalize(taps[level.tap].output) for taps in (src, tgt)]
         masks = [box_mask(grid, batch[name]) for name in ("src_box", "tgt_box")]
         value, share = correspondence_loss(*described, *masks, temperature=recipe.temperature)
         values.append(value)
@@ -97,14 +124,24 @@ def box_mask(grid: tuple[int, Shape], box: Float[Array, "b 4"]) -> Float[Array, 
     """
     stride, shape = grid
     centers = jnp.asarray(cells_to_pixels(pixel_grid(shape, "float64"), stride), box.dtype)
+    middle = (box[:, None, None, :2] + box[:, None, None, 2:]) / 2
+    holds_middle = (jnp.abs(centers - middle) <= stride / 2).all(-1)
+    return (in_box(centers, box) | holds_middle).astype(box.dtype)
+
+
+def in_box(points: Float[Array, "*b h w 2"], box: Float[Array, "b 4"]) -> Bool[Array, "b h w"]:
+    """Whether positions lie in the box of their pair."""
     left_top, right_bottom = box[:, None, None, :2], box[:, None, None, 2:]
-    inside_box = ((centers >= left_top) & (centers <= right_bottom)).all(-1)
-    holds_middle = (jnp.abs(centers - (left_top + right_bottom) / 2) <= stride / 2).all(-1)
-    return (inside_box | holds_middle).astype(box.dtype)
+    return ((points >= left_top) & (points <= right_bottom)).all(-1)
 
 
-def true_fields(config: Config, warp: Warp) -> list[tuple[Float[Array, "b h w 2 3"], Array]]:
-    """Per level, the affine field that a warp stands for, and the cells whose true position lies in the target."""
+def true_fields(
+    config: Config, warp: Warp, box: Float[Array, "b 4"] | None = None
+) -> list[tuple[Float[Array, "b h w 2 3"], Array]]:
+    """Per level, the affine field that a warp stands for, and the cells whose true position lies in the target.
+
+    With a box (left, top, right, bottom) of the target, in pixels of the network's images: in that.
+    """
     fields = []
     for stride, shape in grids(config):
         pixels = cells_to_pixels(pixel_grid(shape, "float64"), stride)
@@ -113,28 +150,40 @@ def true_fields(config: Config, warp: Warp) -> list[tuple[Float[Array, "b h w 2 
         translation = normalize_vectors(cells, shape, config.normalization)
         matrix = warp_jacobian(warp, pixels, config.image_shape)
         valid = inside(mapping, config.image_shape) & inside(jnp.asarray(pixels), config.image_shape)
+        if box is not None:
+            valid &= in_box(mapping, box)
         fields.append((jnp.concatenate([matrix, translation[..., None]], -1), valid))
     return fields
 
 
-def _on_warps(
-    params: Params, photos: UInt8[Array, "b H W 3"], seeds: Array, recipe: Recipe
-) -> tuple[Output, Float[Array, ""], Metrics]:
-    """The network on random warps of photos, and how far its fields are from the true ones."""
-    keys = _keys(seeds)
+def _warped(photos: UInt8[Array, "b H W 3"], keys: Key[Array, " b"], recipe: Recipe) -> tuple[Warp, Array]:
+    """Random warps, and photos seen through them."""
     warp = random_warps(keys, WarpRange(translation=recipe.translation))
-    src = warp_photos(warp, photos.astype(jnp.float32))
-    out = apply(params, _coloured(src, keys, recipe, 1), _coloured(photos, keys, recipe, 2))
-    truth, valid = zip(*true_fields(params.config, warp), strict=True)
-    value = synthetic_loss(
-        out.history,
-        truth,
-        valid,
-        decay=recipe.decay,
-        matrix_weight=recipe.matrix_weight,
-        reduction=recipe.reduction,
+    return warp, warp_photos(warp, photos.astype(jnp.float32))
+
+
+def _from_truth(
+    config: Config, history: Sequence[Array], warp: Warp, recipe: Recipe, box: Float[Array, "b 4"] | None = None
+) -> Float[Array, ""]:
+    """How far fields are from a warp's; with a box, where the warp leads into it."""
+    truth, valid = zip(*true_fields(config, warp, box), strict=True)
+    return synthetic_loss(
+        history, truth, valid, decay=recipe.decay, matrix_weight=recipe.matrix_weight, reduction=recipe.reduction
     )
-    return out, value, {"synthetic_loss": value}
+
+
+def _match_all(params: Params, pairs: Sequence[tuple[Features, Features]]) -> list[Output]:
+    """Matches several batches of pairs as one."""
+    src, tgt = (jax.tree.map(lambda *x: jnp.concatenate(x), *side) for side in zip(*pairs, strict=True))
+    out = match(params, src, tgt)
+    parts = len(pairs)
+    # All have the pairs as their first axis, but for the history, where it follows the iteration.
+    histories = zip(*(jnp.split(level, parts, axis=1) for level in out.history), strict=True)
+    stacked = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), dataclasses.replace(out, history=()))
+    return [
+        dataclasses.replace(jax.tree.map(itemgetter(i), stacked), history=history)
+        for i, history in enumerate(histories)
+    ]
 
 
 def _coloured(photos: Array, keys: Key[Array, " b"], recipe: Recipe, image: int) -> Float[Array, "b H W 3"]:

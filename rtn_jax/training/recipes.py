@@ -46,6 +46,8 @@ class Recipe:
     matrix_weight: float = 0.1
     tie_weight: float = 0.0
     temperature: float = 20.0
+    weak_weight: float = 1.0
+    consistency_weight: float = 0.0
     synthetic_weight: float = 0.0
     translation: float = 0.25
     colour: float = 0.0

@@ -129,7 +129,9 @@ def test_platform_and_version_are_named():
 
 def test_stored_values_can_be_read():
     for entry in json.loads(guard.STORED.read_text()).values():
-        assert set(guard.OPERATIONS | guard.WHOLE) < set(entry["counts"]), "values of programs that are no longer counted"
+        assert set(guard.OPERATIONS | guard.WHOLE) < set(entry["counts"]), (
+            "values of programs that are no longer counted"
+        )
 
 
 PROGRAM = """

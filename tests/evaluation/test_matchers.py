@@ -50,7 +50,8 @@ def test_an_untrained_network_answers_as_identity(benchmark):
 
 
 def test_the_network_answers_what_apply_says(benchmark, features):
-    for pair, predicted in zip(benchmark.pairs, moved(evaluation.network(features), benchmark.pairs), strict=True):
+    pairs = benchmark.pairs[:2]  # `apply` is compiled for each size of images
+    for pair, predicted in zip(pairs, moved(evaluation.network(features), pairs), strict=True):
         out = rtn_jax.apply(features.params, benchmark.files.image(pair.src), benchmark.files.image(pair.tgt))
         expected = rtn_jax.transfer_keypoints(out, pair.src_points.astype(np.float32))
         np.testing.assert_allclose(predicted, expected, atol=0.3)  # resized on the host, and interpolated once more

@@ -50,7 +50,7 @@ def batch(stage: StageName) -> dict[str, np.ndarray]:
         return {"photos": pictures[:PAIRS], "seeds": seeds}
     sizes = np.linspace(4, 30, PAIRS)
     boxes = np.stack([0 * sizes, 30 - sizes, sizes, 0 * sizes + 31], -1).astype(np.float32)
-    return {"src": pictures[:PAIRS], "tgt": pictures[PAIRS:], "src_box": boxes, "seeds": seeds}
+    return {"src": pictures[:PAIRS], "tgt": pictures[PAIRS:], "src_box": boxes, "tgt_box": boxes[::-1], "seeds": seeds}
 
 
 def step(stage: StageName, devices: int = 1, *, accumulate: int = 1, **changes: Any) -> Step:

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rtn_jax.backbones import Tap
 from rtn_jax.correlation import l2_normalize
 from rtn_jax.data.synthetic import WarpRange, random_warps, warp_photos
 from rtn_jax.losses import correspondence_loss
-from rtn_jax.model import Output, encode, grids
+from rtn_jax.model import Features, Output, encode, grids
 from rtn_jax.params import Params
 from rtn_jax.training import objectives
 from rtn_jax.training.objectives import OBJECTIVES, box_mask, true_fields
@@ -27,12 +28,12 @@ SEEDS = np.array([5, 6, 2**32 - 1], np.uint32)
 PHOTOS = photos(np.random.default_rng(2), 2 * PAIRS)
 BOXES = np.array([[-0.5, -0.5, 31.5, 31.5], [4, 9, 20, 30], [17, 3, 17.5, 3.5]], np.float32)
 WARPED = {"photos": PHOTOS[:PAIRS], "seeds": SEEDS}
-PAIRED = {"src": PHOTOS[:PAIRS], "tgt": PHOTOS[PAIRS:], "src_box": BOXES, "seeds": SEEDS}
+PAIRED = {"src": PHOTOS[:PAIRS], "tgt": PHOTOS[PAIRS:], "src_box": BOXES, "tgt_box": BOXES[::-1], "seeds": SEEDS}
 
 
-def made_up(call: int) -> Output:
-    """Fields and volume that no network would give, other ones at every call."""
-    rng, history = np.random.default_rng(call), []
+def made_up(part: int) -> Output:
+    """Fields and volume that no network would give, other ones for every `PAIRS` pairs that are matched at once."""
+    rng, history = np.random.default_rng(part), []
     for level, (_, shape) in zip(CONFIG.levels, grids(CONFIG), strict=True):
         noise = rng.normal(size=(level.iterations, PAIRS, *shape, 2, 3)) / 3
         history.append(jnp.asarray(np.eye(2, 3) + noise, jnp.float32))
@@ -41,17 +42,32 @@ def made_up(call: int) -> Output:
     return Output(pixels, pixels, history[-1][-1], tuple(history), volume, pixels[..., 0])
 
 
+def together(parts: int) -> Output:
+    """So many of `made_up` as one."""
+    outs = [made_up(part) for part in range(parts)]
+    history = tuple(jnp.concatenate(levels, 1) for levels in zip(*(out.history for out in outs), strict=True))
+    rest = [dataclasses.replace(out, history=()) for out in outs]
+    return dataclasses.replace(jax.tree.map(lambda *x: jnp.concatenate(x), *rest), history=history)
+
+
 @functools.cache
 def compiled(stage, recipe, config):
     def compute(batch):
         shown = []
 
-        def apply(params, src, tgt):
-            shown.append((src, tgt))
-            return made_up(len(shown))
+        def encode(params, images):
+            return Features({"": Tap((), images)}, images.shape[1:3])
+
+        def match(params, src, tgt):
+            src, tgt = (features.taps[""].output for features in (src, tgt))
+            parts = len(src) // PAIRS
+            shown.extend(zip(jnp.split(src, parts), jnp.split(tgt, parts), strict=True))
+            return together(parts)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(objectives, "apply", apply)
+            patch.setattr(objectives, "encode", encode)
+            patch.setattr(objectives, "match", match)
+            patch.setattr(objectives, "apply", lambda params, *pair: match(params, *(encode(params, x) for x in pair)))
             value, metrics = OBJECTIVES[stage](Params({}, config), batch, recipe)
         return value, metrics, shown
 
@@ -72,9 +88,10 @@ def warps(recipe):
     return random_warps(jax.vmap(jax.random.key)(SEEDS), WarpRange(translation=recipe.translation))
 
 
-def slow_synthetic(out, recipe, config=CONFIG):
+def slow_synthetic(out, recipe, config=CONFIG, box=None):
     """The mean over the pairs of the oracle's loss of each."""
-    fields = [(np.asarray(truth), np.asarray(valid)) for truth, valid in true_fields(config, warps(recipe))]
+    truth = true_fields(config, warps(recipe), None if box is None else jnp.asarray(box))
+    fields = [(np.asarray(truth), np.asarray(valid)) for truth, valid in truth]
     values = [
         oracle.synthetic_loss(
             [np.asarray(level[:, pair], np.float64) for level in out.history],
@@ -103,6 +120,24 @@ def slow_tie(out, recipe, config=CONFIG):
     return np.mean(values)
 
 
+def slow_consistency(there, back, recipe, config=CONFIG):
+    """As the synthetic loss of the composed fields, of cells that the warp takes into the target's box."""
+    history = [
+        np.stack(
+            [
+                [
+                    oracle.compose_fields(*(np.asarray(x, np.float64) for x in fields), config.normalization)
+                    for fields in zip(of_iteration, last[-1], strict=True)
+                ]
+                for of_iteration in level
+            ]
+        )
+        for level, last in zip(there.history, back.history, strict=True)
+    ]
+    out = dataclasses.replace(there, history=tuple(map(jnp.asarray, history)))
+    return slow_synthetic(out, recipe, config, box=PAIRED["tgt_box"])
+
+
 def slow_weak(out, recipe):
     """The cross-entropy of the window's centre over the cells in the box, and the mean cosine there."""
     losses, cosines = [], []
@@ -127,7 +162,7 @@ class TestSynthetic:
     def test_loss(self, recipe, normalization):
         config = CONFIG.replace(normalization=normalization)
         value, metrics, _ = look("synthetic", WARPED, recipe, config)
-        truth, tie = slow_synthetic(made_up(1), recipe, config), slow_tie(made_up(1), recipe, config)
+        truth, tie = slow_synthetic(made_up(0), recipe, config), slow_tie(made_up(0), recipe, config)
         assert value == pytest.approx(truth + recipe.tie_weight * tie, rel=1e-5)
         assert metrics["synthetic_loss"] == pytest.approx(truth, rel=1e-5)
         assert ("tie_loss" in metrics) == bool(recipe.tie_weight)
@@ -157,32 +192,39 @@ class TestWeak:
     @pytest.mark.parametrize(
         "recipe",
         [
-            dataclasses.replace(OURS, reduction="sum", synthetic_weight=10.0),
+            dataclasses.replace(OURS, reduction="sum", synthetic_weight=10.0, consistency_weight=3.0, weak_weight=2.0),
             RECIPES["released"]["weak"],
-            OURS,
             dataclasses.replace(OURS, tie_weight=0.0, synthetic_weight=2.5),
+            dataclasses.replace(OURS, weak_weight=0.0, tie_weight=0.0, consistency_weight=2.0),
         ],
-        ids=["all", "release", "tied", "with warps"],
+        ids=["all", "release", "with warps", "consistency"],
     )
     def test_loss(self, recipe):
         value, metrics, shown = look("weak", PAIRED, recipe)
-        loss, cosine = slow_weak(made_up(1), recipe)
-        tie, truth = slow_tie(made_up(1), recipe), slow_synthetic(made_up(2), recipe)
-        assert value == pytest.approx(loss + recipe.tie_weight * tie + recipe.synthetic_weight * truth, rel=1e-5)
-        expected = {"weak_loss": loss, "centre_cosine": cosine}
-        expected |= {"tie_loss": tie} if recipe.tie_weight else {}
-        expected |= {"synthetic_loss": truth} if recipe.synthetic_weight else {}
+        loss, cosine = slow_weak(made_up(0), recipe)
+        weights = {name: getattr(recipe, f"{name}_weight") for name in ("weak", "consistency", "synthetic", "tie")}
+        terms = {
+            "weak": loss,
+            "tie": slow_tie(made_up(0), recipe),
+            "consistency": slow_consistency(made_up(1), made_up(0), recipe),
+            "synthetic": slow_synthetic(made_up(2 if recipe.consistency_weight else 1), recipe),
+        }
+        expected = {f"{name}_loss": terms[name] for name, weight in weights.items() if weight}
+        expected |= {"centre_cosine": cosine} if recipe.weak_weight else {}
         assert {name: metrics[name] for name in metrics if "loss" in name or "cosine" in name} == pytest.approx(
             expected, rel=1e-5
         )
-        assert len(shown) == (2 if recipe.synthetic_weight else 1), "a network that nobody asks for costs half the time"
+        assert value == pytest.approx(sum(weights[name] * terms[name] for name in weights), rel=1e-5)
+        matched = 1 + bool(recipe.consistency_weight) + bool(recipe.synthetic_weight)
+        assert len(shown) == matched, "a network that nobody asks for costs as much as the others"
 
-    def test_the_network_sees_the_pair_and_then_warps_of_its_source(self):
-        _, _, [(src, tgt), (warped, photo)] = look("weak", PAIRED, dataclasses.replace(OURS, synthetic_weight=1.0))
-        np.testing.assert_array_equal(src, PAIRED["src"])
-        np.testing.assert_array_equal(tgt, PAIRED["tgt"])
-        np.testing.assert_array_equal(photo, PAIRED["src"])
-        same = look("synthetic", {"photos": PAIRED["src"], "seeds": SEEDS}, OURS)[2][0][0]
+    def test_the_network_sees_the_pair_and_warps_of_its_target(self):
+        recipe = dataclasses.replace(OURS, synthetic_weight=1.0, consistency_weight=1.0)
+        _, _, [(src, tgt), (warped, src_again), (warped_again, tgt_again)] = look("weak", PAIRED, recipe)
+        for seen, expected in ((src, "src"), (src_again, "src"), (tgt, "tgt"), (tgt_again, "tgt")):
+            np.testing.assert_array_equal(seen, PAIRED[expected])
+        np.testing.assert_array_equal(warped, warped_again)
+        same = look("synthetic", {"photos": PAIRED["tgt"], "seeds": SEEDS}, OURS)[2][0][0]
         np.testing.assert_allclose(warped, same, atol=1e-3)
 
 
@@ -213,7 +255,7 @@ class TestColours:
 @pytest.mark.parametrize(("stage", "batch"), [("synthetic", WARPED), ("weak", PAIRED)], ids=["synthetic", "weak"])
 def test_the_final_field_is_among_the_metrics(stage, batch):
     """A loss can fall by turning and stretching the field; so what it does to it is watched, of the real pairs."""
-    matrix = np.asarray(made_up(1).affine, np.float64)[..., :2].reshape(-1, 2, 2)
+    matrix = np.asarray(made_up(0).affine, np.float64)[..., :2].reshape(-1, 2, 2)
     determinants = np.linalg.det(matrix)
     assert 0 < (determinants <= 0).mean() < 0.5
     expected = {f"mean_a{'xy'[i]}{'xy'[j]}": matrix[:, i, j].mean() for i in (0, 1) for j in (0, 1)}
@@ -265,7 +307,7 @@ class TestBox:
 class TestFeatures:
     def test_matches_inside_both_boxes_teach_the_backbone(self):
         params = moving_params()
-        batch = jax.tree.map(jnp.asarray, PAIRED | {"tgt_box": BOXES[::-1]})
+        batch = jax.tree.map(jnp.asarray, PAIRED)
         recipe = dataclasses.replace(RECIPES["default"]["features"], temperature=7.0)
         objective = jax.value_and_grad(lambda params: OBJECTIVES["features"](params, batch, recipe), has_aux=True)
         (value, metrics), gradient = jax.jit(objective)(params)
