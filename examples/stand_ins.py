@@ -20,9 +20,9 @@ def network(ckpt: Path | None) -> rtn_jax.Params:
         print(f"{ckpt}: {params.config.backbone}, {params.config.image_shape[0]} x {params.config.image_shape[1]}")
         return params
     print("no --ckpt: RANDOM WEIGHTS. The numbers show that the script runs; they are no result.")
-    levels = (rtn_jax.Level(layer="conv3_1", iterations=2),)
+    levels = (rtn_jax.Level(layer="conv2_1", iterations=2),)
     params = rtn_jax.init(
-        jax.random.key(0), rtn_jax.Config(levels=levels, radius=2, image_size=48, geometry_width=4, unroll=False)
+        jax.random.key(0), rtn_jax.Config(levels=levels, radius=2, image_size=32, geometry_width=4, unroll=False)
     )
     last = params.weights["geometry"]["conv10"]  # zero in a new network, which so leaves everything where it is
     last["kernel"] = 0.02 * jax.random.normal(jax.random.key(1), last["kernel"].shape)

@@ -58,7 +58,7 @@ def test_an_image_is_optimised(tmp_path):
     assert said.startswith(RANDOM)
     first, last = numbers(said, r"confidence ([\d.]+)")
     assert last > first + 0.02
-    assert read_image(tmp_path / "found.png").shape == (48, 48, 3)
+    assert read_image(tmp_path / "found.png").shape == (32, 32, 3)
 
 
 def test_labels_are_transferred_to_a_folder(tmp_path):
@@ -123,9 +123,9 @@ def test_an_exported_network_is_served_without_the_library(exported):
     )
     try:
         said = server.stdout.readline()
-        assert said.startswith("rtn.stablehlo: images [48, 48, 3] on http://127.0.0.1:")
+        assert said.startswith("rtn.stablehlo: images [32, 32, 3] on http://127.0.0.1:")
         address = said.split()[-1]
-        src, tgt = photos(np.random.default_rng(0), 2, 48, 48)
+        src, tgt = photos(np.random.default_rng(0), 2, 32, 32)
         network = jax.export.deserialize(bytearray((exported / "rtn.stablehlo").read_bytes()))
         expected = network.call(src[None], tgt[None])
         names = {"src": src, "tgt": tgt}
@@ -148,7 +148,7 @@ def test_an_exported_network_is_served_without_the_library(exported):
 
 def test_the_server_can_ask_itself(exported):
     said = example(exported, "serve_exported.py", "rtn.stablehlo", "--port=0", "--ask=2")
-    assert len(numbers(said, r"\(48, 48, 3\) after ([\d.]+) s, mean confidence \d")) == 2
+    assert len(numbers(said, r"\(32, 32, 3\) after ([\d.]+) s, mean confidence \d")) == 2
 
 
 def npy(array: np.ndarray) -> bytes:

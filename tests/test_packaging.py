@@ -110,7 +110,7 @@ sys.argv = sys.argv[1:]
 if sys.argv[0].endswith(".py"):
     runpy.run_path(sys.argv[0], run_name="__main__")
 else:
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=False)
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 
 
