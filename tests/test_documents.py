@@ -117,6 +117,8 @@ def test_every_block_is_fenced_and_says_what_it_is():
     assert {block.language for block in BLOCKS} <= set(LANGUAGES)
     unrun = {b.name for b in BLOCKS if b.language in ("text", "matlab") or (b.language == "python" and " " in b.note)}
     assert unrun == set(NOT_RUN), "blocks that no test runs are listed, with the reason, and no others"
+    noted = {b.document for b in BLOCKS if b.language == "diff" or (b.note and b.name not in NOT_RUN)}
+    assert noted == {"docs/adding_a_backbone.md"}, "the only page whose blocks are files and changes of files"
 
 
 def test_what_is_listed_as_only_parsed_is_there():

@@ -67,7 +67,7 @@ def test_the_table_of_extras_is_the_projects():
 
 def test_only_the_core_is_imported_without_extras():
     """Wherever the library imports a package at the top of a file, it is one of the core or of the file's own extra."""
-    rooms = {"training": "train", "data/builders.py": "evaluate", "demo.py": "demo"}
+    rooms = {"training": "train", "data/builders.py": "evaluate", "demo": "demo"}
     packages = {MODULE_OF.get(name, name) for name in CORE} | {"PIL", "orbax"}
     found = 0
     for path in (ROOT / "rtn_jax").rglob("*.py"):
