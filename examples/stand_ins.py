@@ -25,7 +25,7 @@ def network(ckpt: Path | None) -> rtn_jax.Params:
         jax.random.key(0), rtn_jax.Config(levels=levels, radius=2, image_size=32, geometry_width=4, unroll=False)
     )
     last = params.weights["geometry"]["conv10"]  # zero in a new network, which so leaves everything where it is
-    last["kernel"] = 0.02 * jax.random.normal(jax.random.key(1), last["kernel"].shape)
+    last["kernel"] = jnp.asarray(np.random.default_rng(1).normal(0, 0.02, last["kernel"].shape), jnp.float32)
     return params
 
 
@@ -36,6 +36,6 @@ def photos(paths: list[Path], params: rtn_jax.Params) -> UInt8[np.ndarray, "n H 
 
 def pictures(count: int, params: rtn_jax.Params) -> UInt8[np.ndarray, "n H W 3"]:
     """Smooth random colours, the same in every run, at the network's own size."""
-    coarse = jax.random.uniform(jax.random.key(2), (count, 7, 7, 3), maxval=255)
+    coarse = np.random.default_rng(2).uniform(0, 255, (count, 7, 7, 3)).astype(np.float32)
     smooth = jax.image.resize(coarse, (count, *params.config.image_shape, 3), "cubic")
-    return np.asarray(jnp.clip(smooth, 0, 255)).astype(np.uint8)
+    return np.asarray(smooth).clip(0, 255).astype(np.uint8)

@@ -24,6 +24,15 @@ SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py") if path.name != "st
 RANDOM = "no --ckpt: RANDOM WEIGHTS. The numbers show that the script runs; they are no result.\n"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled(tmp_path_factory):
+    """The scripts begin alike: what one has compiled the others need not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield
+
+
 def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(EXAMPLES.parent)}
 
@@ -113,37 +122,34 @@ def test_an_exported_network_is_served_without_the_library(exported):
     fake = exported / "fake" / "rtn_jax"
     fake.mkdir(parents=True)
     (fake / "__init__.py").write_text("raise RuntimeError('the server must not import it')\n")
-    server = subprocess.Popen(
-        [sys.executable, EXAMPLES / "serve_exported.py", "rtn.stablehlo", "--port=0"],
-        cwd=exported,
-        env=environment() | {"PYTHONPATH": str(fake.parent)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        said = server.stdout.readline()
-        assert said.startswith("rtn.stablehlo: images [32, 32, 3] on http://127.0.0.1:")
-        address = said.split()[-1]
-        src, tgt = photos(np.random.default_rng(0), 2, 32, 32)
-        network = jax.export.deserialize(bytearray((exported / "rtn.stablehlo").read_bytes()))
-        expected = network.call(src[None], tgt[None])
-        names = {"src": src, "tgt": tgt}
-        exec(documented_client().replace("http://127.0.0.1:8000", address), names)
-        np.testing.assert_allclose(names["mapping"], expected["mapping"][0], atol=1e-4)
-        np.testing.assert_allclose(names["confidence"], expected["confidence"][0], atol=1e-5)
-        for body, message in ((npy(src), "expected uint8 of shape"), (b"words", ""), (b"", "")):
-            with pytest.raises(urllib.error.HTTPError, match="400") as refused:
-                urllib.request.urlopen(address, body)
-            assert message in refused.value.read().decode()
-        assert np.load(io.BytesIO(urllib.request.urlopen(address, npy(np.stack([tgt, src]))).read())).shape == (
-            48,
-            48,
-            3,
-        )
-    finally:
-        server.terminate()
-        server.wait()
+    command = [sys.executable, EXAMPLES / "serve_exported.py", "rtn.stablehlo", "--port=0"]
+    own = environment() | {"PYTHONPATH": str(fake.parent)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, cwd=exported, env=own, **pipes) as server:
+        try:
+            ask(exported, server.stdout.readline())
+        finally:
+            server.terminate()
+
+
+def ask(exported: Path, said: str) -> None:
+    """As documented, then wrongly, and it goes on; `said` is the server's first line."""
+    assert said.startswith("rtn.stablehlo: images [32, 32, 3] on http://127.0.0.1:")
+    address = said.split()[-1]
+    src, tgt = photos(np.random.default_rng(0), 2)
+    network = jax.export.deserialize(bytearray((exported / "rtn.stablehlo").read_bytes()))
+    expected = network.call(src[None], tgt[None])
+    names = {"src": src, "tgt": tgt}
+    exec(documented_client().replace("http://127.0.0.1:8000", address), names)
+    np.testing.assert_allclose(names["mapping"], expected["mapping"][0], atol=1e-4)
+    np.testing.assert_allclose(names["confidence"], expected["confidence"][0], atol=1e-5)
+    for body, message in ((npy(src), "expected uint8 of shape"), (b"words", ""), (b"", "")):
+        with pytest.raises(urllib.error.HTTPError, match="400") as refused:
+            urllib.request.urlopen(address, body)
+        with refused.value as answer:
+            assert message in answer.read().decode()
+    with urllib.request.urlopen(address, npy(np.stack([tgt, src]))) as answer:
+        assert np.load(io.BytesIO(answer.read())).shape == (32, 32, 3)
 
 
 def test_the_server_can_ask_itself(exported):
