@@ -1,15 +1,7 @@
 """Trains a Recurrent Transformer Network: `python train.py --help`."""
 
 from rtn_jax.commands import run
-from rtn_jax.training.config import TrainConfig
-
-
-def main(config: TrainConfig) -> None:
-    """Runs the training loop."""
-    from rtn_jax.training.loop import fit
-
-    fit(config)
-
+from rtn_jax.training.command import TrainConfig, train
 
 if __name__ == "__main__":
-    run("train.py", TrainConfig, main)
+    run("train.py", TrainConfig, train)

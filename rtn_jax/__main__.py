@@ -1,4 +1,4 @@
-"""`python -m rtn_jax match a.jpg b.jpg`, `prepare`: the library's commands besides training and evaluation."""
+"""`python -m rtn_jax match a.jpg b.jpg`, or `rtn-jax match a.jpg b.jpg`: the library's commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from rtn_jax.commands import fail, run
+from rtn_jax.commands import fail, missing_extras, run
 
 PROG = "rtn_jax"
 
@@ -59,6 +59,8 @@ def match(config: MatchConfig) -> None:
 
 
 COMMANDS = {
+    "train": ("rtn_jax.training.command", "TrainConfig"),
+    "evaluate": ("rtn_jax.reporting.command", "EvaluateConfig"),
     "match": (__name__, "MatchConfig"),
     "prepare": ("rtn_jax.data.prepare", "PrepareConfig"),
     "weights": ("rtn_jax.weights.command", "WeightsConfig"),
@@ -83,8 +85,10 @@ def main() -> None:
         return
     if sys.argv[1] not in COMMANDS:
         fail(PROG, f"unknown command {sys.argv[1]!r}; expected one of: {names}")
-    config, action = command(sys.argv[1])
-    run(f"{PROG} {sys.argv[1]}", config, action, sys.argv[2:])
+    prog = f"{PROG} {sys.argv[1]}"
+    with missing_extras(prog):
+        config, action = command(sys.argv[1])
+    run(prog, config, action, sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -7,9 +7,13 @@ import io
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn, TypeVar
+
+from rtn_jax.extras import advice
 
 T = TypeVar("T")
 
@@ -21,8 +25,8 @@ BROKEN_PIPE = 141
 def run(prog: str, config: type[T], action: Callable[[T], object], args: Sequence[str] | None = None) -> None:
     """Parses a command line into a config and acts on it.
 
-    A user's mistake (a `ValueError`, an unreadable file) ends the process with one line and exit code 2, an
-    interruption with 130; anything else is a defect of ours and keeps its traceback.
+    A user's mistake (a `ValueError`, an unreadable file, an extra that is not installed) ends the process with one line
+    and exit code 2, an interruption with 130; anything else is a defect of ours and keeps its traceback.
     """
     try:
         _run(prog, config, action, sys.argv[1:] if args is None else args)
@@ -45,7 +49,8 @@ def _run(prog: str, config: type[T], action: Callable[[T], object], args: Sequen
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     _keep_compiled_programs()
     try:
-        action(parsed)
+        with missing_extras(prog):
+            action(parsed)
     except ValueError as error:
         fail(prog, str(error))
     except BrokenPipeError:
@@ -80,6 +85,25 @@ def _message(box: str) -> Iterator[str]:
             return
         if text and not text.startswith(("╭", "╰")):
             yield text
+
+
+def as_typed(argv: Sequence[str]) -> str:
+    """The command line that a process with this `sys.argv` was started by: a script, `-m rtn_jax`, or `rtn-jax`."""
+    name = Path(argv[0]).name
+    started = {"__main__.py": ["python", "-m", "rtn_jax"], "rtn-jax": ["rtn-jax"]}.get(name, ["python", argv[0]])
+    return shlex.join([*started, *argv[1:]])
+
+
+@contextlib.contextmanager
+def missing_extras(prog: str) -> Iterator[None]:
+    """Ends the process with one line and exit code 2 where a package of an extra is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        line = advice(error, command=prog.split()[-1].removesuffix(".py"))
+        if line is None:
+            raise
+        fail(prog, line)
 
 
 def fail(prog: str, message: str) -> NoReturn:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import shlex
 import sys
 import time
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rtn_jax.commands import as_typed
 from rtn_jax.evaluation.matchers import MatcherName
 from rtn_jax.params import Params
 from rtn_jax.pictures import matches_picture
@@ -290,8 +290,7 @@ def _finish(run: _Run) -> None:
     """
     hosts.together(lambda: _settle(run))
     if run.stopped:
-        again = shlex.join(["python", *sys.argv])
-        _LOG.info("stopped after step %d of %d, saved; to continue: %s", run.done, run.steps, again)
+        _LOG.info("stopped after step %d of %d, saved; to continue: %s", run.done, run.steps, as_typed(sys.argv))
 
 
 def _settle(run: _Run) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 from rtn_jax.commands import run
-from rtn_jax.training.config import TrainConfig
+from rtn_jax.training.command import TrainConfig, train
 from tests.training import runs
-from train import main
 
 if __name__ == "__main__":
     with pytest.MonkeyPatch.context() as patch:
         runs.cheapen(patch)
-        run("train.py", TrainConfig, main)
+        run("train.py", TrainConfig, train)
