@@ -187,12 +187,13 @@ def test_the_identity_draws_the_same_squares_on_both(drawn_frames):
     src, tgt = np.full((80, 120, 3), 90, np.uint8), np.full((160, 240, 3), 160, np.uint8)
     picture = draw_affine(src, tgt, field, per_side=6, height=80)
     assert picture.dtype == np.uint8
-    assert len(drawn_frames) == 2 * 4 * 6
-    for (left, left_color), (right, right_color) in zip(drawn_frames[:24], drawn_frames[24:], strict=True):
+    assert len(drawn_frames) == 2 * 3 * 5  # a fourth row and sixth column would be cut off
+    for (left, left_color), (right, right_color) in zip(drawn_frames[:15], drawn_frames[15:], strict=True):
+        assert left.min() >= 0 and (left.max(axis=0) <= [119, 79]).all()
         np.testing.assert_allclose(left, right, atol=1e-3)  # both pictures are shown 80 pixels high
         assert left_color == right_color
         np.testing.assert_allclose(np.ptp(left, axis=0), 14.4, atol=1e-3)  # 0.72 of two cells of 10 pixels
-    assert len({color for _, color in drawn_frames}) > 20
+    assert len({color for _, color in drawn_frames}) == 15
 
 
 def test_frames_are_turned_and_moved_by_the_field(drawn_frames):
@@ -228,7 +229,7 @@ def test_the_heat_map_is_hot_where_the_window_peaks():
     peak = cells_to_pixels(np.asarray([9.0, 5.0]), 16)  # 5 + 2 + 2, 6 - 1; twice the target's pixels
     yellow = (picture[..., 0] > 120) & (picture[..., 1] > 165) & (picture[..., 2] < 120)  # the marks are orange
     y, x = (at.mean() for at in np.nonzero(yellow[top : top + 192, left : left + 192]))
-    assert yellow.sum() > 40
+    assert yellow.sum() > 15
     np.testing.assert_allclose([x, y], peak, atol=6)
     assert np.hypot(*(np.argwhere(yellow)[:, ::-1] - peak - [left, top]).T).max() < 40
     assert not np.array_equal(picture, elsewhere)

@@ -66,8 +66,7 @@ def draw_affine(
     grid = affine.shape[:2]
     step = max(1, round(max(grid) / per_side))
     field = jnp.asarray(affine, jnp.float32)[None]
-    # The middle ones of every `step` cells; the rows and columns that begin the same way on every grid.
-    picked = (slice(step // 2, None, step), slice(step // 2, None, step))
+    picked = tuple(_every(step, length) for length in grid)
     squares = identity_field(1, grid)
     frames = [
         np.asarray(field_frames(given, side=_FILLED * step, normalization=normalization), np.float64)[0][picked]
@@ -154,6 +153,17 @@ def draw_correlation(
         _mark(layer, target, places[np.nanargmax(values)], radius_shown, ring=True)
     _mark(layer, target, places[len(places) // 2], 0.7 * radius_shown, ring=False)
     return layer.over(canvas)
+
+
+def _every(step: int, length: int) -> slice:
+    """Every `step`-th of a row of cells, in its middle: as many as have room for their frames."""
+    beyond = (_FILLED * step - 1) / 2  # a frame reaches that far beyond its own cell
+    for count in range((length - 1) // step + 1, 1, -1):
+        first = (length - 1 - (count - 1) * step) // 2
+        last = first + (count - 1) * step
+        if first >= beyond and last + beyond <= length - 1:
+            return slice(first, last + 1, step)
+    return slice(length // 2, length // 2 + 1)
 
 
 def _in_picture(

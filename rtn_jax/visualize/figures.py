@@ -105,7 +105,7 @@ def match_figure(
     warped pictures and in the flow, and points there are hollow.
 
     The flow is the motion that remains after the source is scaled to the target's size, in target pixels; its colours
-    are full at the length that 98 % of the pixels stay below.
+    are full at the length that 98 % of the reliable pixels stay below.
 
     Args:
         src, tgt: `[H, W, 3]` of any two sizes.
@@ -138,7 +138,7 @@ def match_figure(
     trusted = np.ones(src_small, bool) if reliable is None else sample(reliable, grid) > 0.5
     pulled = grey_out(_grey_holes(*pull_back(tgt_view, reached)), trusted)
     warped = _grey_holes(*forward_warp(grey_out(src_view, trusted), reached, tgt_small))
-    longest = usual_maximum(flow)
+    longest = usual_maximum(np.where(trusted[..., None], flow, np.nan) if trusted.any() else flow)
     columns = [
         [("source", src_view), ("target pulled back onto source", pulled)],
         [("target", tgt_view), ("source warped onto target", warped)],
@@ -148,7 +148,8 @@ def match_figure(
     if confidence is None:
         columns[2].append(("source and pulled-back target", warp_overlay(src_view, pulled)))
     else:
-        columns[2].append(("confidence", confidence_to_color(sample(confidence, grid))))
+        words = "confidence" if reliable is None else "confidence (too low: greyed out)"
+        columns[2].append((words, confidence_to_color(sample(confidence, grid))))
         scale = np.linspace(1, 0, height // 2)[:, None].repeat(height // 15, axis=1)
         columns[3].append(("1: sure", confidence_to_color(scale)))
     canvas, layer, panels = board(columns, height, framed=3)  # the keys have no frame

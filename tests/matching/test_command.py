@@ -16,7 +16,7 @@ from PIL import Image
 import rtn_jax
 from rtn_jax.commands import run
 from rtn_jax.flow_files import read_flow
-from rtn_jax.images import read_image
+from rtn_jax.images import read_image, resize
 from rtn_jax.matching.command import MatchConfig, match
 from rtn_jax.pictures import pair_picture
 from tests.networks import photos
@@ -84,7 +84,10 @@ def test_several_targets_with_everything_that_can_be_written(home, params):
     assert record["source"] == {"file": "src.png", "width": 90, "height": 60}
     assert record["network"] == {"checkpoint": "net", "image_size": [32, 32], "iterations": [2]}
     assert [target["file"] for target in record["targets"]] == ["a.jpg", "b.webp"]
-    out = rtn_jax.apply(params, read_image(home / "src.png"), read_image(home / "a.jpg"))
+    shapes = ((60, 90), (80, 50))
+    images = [read_image(home / name) for name in ("src.png", "a.jpg")]
+    features = [rtn_jax.encode(params, resize(image, (32, 32))) for image in images]
+    out = rtn_jax.match(params, *(f.of_image(shape) for f, shape in zip(features, shapes, strict=True)))
     for target in record["targets"]:
         points = target["points"]
         assert 3 <= len(points) <= 5
@@ -100,12 +103,13 @@ def test_several_targets_with_everything_that_can_be_written(home, params):
     assert np.abs(read_flow(home / "way_a.npy") - np.asarray(out.flow)[0]).mean() < 0.08, "see test_answer"
 
 
-def test_one_target_with_given_points(home):
-    done = command(home, "a.jpg", "--out=match.jpg", "--points=33,22 50.5,31", "--json=two.json", "--flow=way.flo")
-    assert done.stdout.splitlines() == ["match.jpg", "way.flo", "two.json"]
+def test_one_target_with_given_points(home, capsys, monkeypatch):
+    monkeypatch.chdir(home)
+    asked = ["--out=match.jpg", "--points=33,22 50.5,31", "--json=two.json", "--flow=way.flo"]
+    run("rtn_jax match", MatchConfig, match, ["src.png", "a.jpg", "--ckpt=net", *asked])
+    assert capsys.readouterr().out.splitlines() == ["match.jpg", "way.flo", "two.json"]
     record = json.loads((home / "two.json").read_text())
     assert [point["source"] for point in record["targets"][0]["points"]] == [[33, 22], [50.5, 31]]
-    np.testing.assert_allclose(read_flow(home / "way.flo"), read_flow(home / "way_a.npy"))
     x, y = record["targets"][0]["points"][0]["target"]
     np.testing.assert_allclose(read_flow(home / "way.flo")[22, 33] + [33, 22], [x, y], atol=0.01)
     assert read_image(home / "match.jpg").std() > 20
