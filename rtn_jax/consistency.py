@@ -8,6 +8,8 @@ cannot see errors that both have in common: two mappings that move nothing agree
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -64,13 +66,13 @@ def forward_backward_error(
     return jnp.where(positive, length, jnp.where(known, jnp.zeros_like(length), jnp.inf))
 
 
-def consistency_confidence(error: Float[Array | np.ndarray, "*s"], *, tolerance: float) -> Float[Array, "*s"]:
+def consistency_confidence(error: Any, *, tolerance: float) -> Any:
     """A forward-backward error as a confidence in 0..1: `2 ** -(error / tolerance)^2`.
 
     1 is exact agreement, 0.5 an error of just `tolerance`, 0.06 twice that, 0 an infinite or unknown error.
 
     Args:
-        error: `[...]`, 0 or more.
+        error: `[...]`, 0 or more; a NumPy or a JAX array, and the result is of the same kind.
         tolerance: in the unit of `error`, the largest error at which a match still counts as reliable.
 
     Raises:
@@ -78,5 +80,6 @@ def consistency_confidence(error: Float[Array | np.ndarray, "*s"], *, tolerance:
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance: expected a length above 0, got {tolerance}")
-    known = jnp.isfinite(error)
-    return jnp.where(known, jnp.exp2(-((jnp.where(known, error, 0) / tolerance) ** 2)), 0)
+    numbers = np if isinstance(error, np.ndarray) else jnp  # JAX would compile programs for every shape
+    known = numbers.isfinite(error)
+    return numbers.where(known, numbers.exp2(-((numbers.where(known, error, 0) / tolerance) ** 2)), 0)

@@ -294,6 +294,19 @@ def save_image(path: str | os.PathLike[str], image: ArrayLike) -> None:
     write_atomically(path, lambda file: picture.save(file, kind, quality=95))
 
 
+def save_mask(path: str | os.PathLike[str], mask: ArrayLike) -> None:
+    """Writes a mask `[H, W]` of truth values as an 8-bit grey PNG of 0 and 255, whole or not at all.
+
+    Raises:
+        ValueError: not a mask, or a path that cannot be written.
+    """
+    array = np.asarray(mask)
+    if array.ndim != 2 or array.dtype != bool or 0 in array.shape:
+        raise ValueError(f"mask: expected truth values [H, W], got shape {array.shape} {array.dtype}")
+    picture = Image.fromarray(np.where(array, np.uint8(255), np.uint8(0)))
+    write_atomically(path, lambda file: picture.save(file, "PNG"))
+
+
 def save_animation(
     path: str | os.PathLike[str], frames: Sequence[ArrayLike], *, milliseconds: int | Sequence[int] = 700
 ) -> None:

@@ -101,6 +101,10 @@ def test_the_gradient_at_perfect_agreement_is_zero():
 def test_confidence_is_a_half_at_the_tolerance():
     error = jnp.asarray([0.0, 2.0, 4.0, jnp.inf, jnp.nan])
     np.testing.assert_allclose(consistency_confidence(error, tolerance=2.0), [1, 0.5, 1 / 16, 0, 0], rtol=1e-6)
+    given = np.asarray(error, np.float64)
+    sure = consistency_confidence(given, tolerance=2.0)
+    assert isinstance(sure, np.ndarray)
+    np.testing.assert_allclose(sure, [1, 0.5, 1 / 16, 0, 0], rtol=1e-12)
     with pytest.raises(ValueError, match="tolerance: expected a length above 0, got 0"):
         consistency_confidence(error, tolerance=0)
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, UInt8
 
 from rtn_jax.coordinates import distance_outside, resize_points
 from rtn_jax.flow_files import write_flow_bands
-from rtn_jax.images import encode_png, read_image, resize, save_animation, save_image, write_atomically
+from rtn_jax.images import read_image, resize, save_animation, save_image, save_mask
 from rtn_jax.matching.answer import TOLERANCE, Answer, Points, match_photos, positions, reliable
 from rtn_jax.matching.carried import Edit
 from rtn_jax.matching.files import TargetFiles
@@ -64,7 +64,7 @@ class Job:
         if files.mask is not None and files.overlay is not None and self.mask is not None:
             carried, shown = carry_mask(answer, self.mask), target.shown
             save_image(files.overlay, mask_overlay(shown, carry_mask(answer, self.mask, shape=shown.shape[:2])))
-            write_atomically(files.mask, lambda file: file.write(encode_png(carried)))
+            save_mask(files.mask, carried)
         if files.edit is not None and self.edit is not None:
             save_image(files.edit, carry_edit(answer, read_image(path), self.edit.colors, self.edit.opacity))
         return _record(answer, target, points, files)

@@ -72,6 +72,8 @@ def test_several_targets_with_everything_that_can_be_written(home, params):
         mask = read_image(home / "found" / f"{name}_mask.png")
         assert mask.shape[:2] == shape
         assert set(np.unique(mask)) == {0, 255}
+        with Image.open(home / "found" / f"{name}_mask.png") as picture:
+            assert picture.mode == "L"
         edited = read_image(home / "found" / f"{name}_edit{'.jpg' if name == 'a' else '.webp'}").astype(int)
         tgt = read_image(home / ("a.jpg" if name == "a" else "b.webp")).astype(int)
         painted = (np.abs(edited - [255, 0, 255]) < 60).all(axis=-1)
