@@ -32,13 +32,13 @@ def test_points_outside_the_photo_are_refused():
 
 
 def test_points_are_chosen_where_the_match_is_reliable(answered):
-    sure = np.zeros((32, 32), np.float32)
+    sure = np.full((32, 32), 0.3, np.float32)  # not so low that it alone would keep points away
     sure[:, :16] = 0.9
     still = np.zeros((32, 32, 2), np.float32)
     half = replace(answered, flow=still, back=still, confidence=sure)
     points = chosen_points(half, 12, (80, 180))
     assert 8 <= len(points) <= 12
-    assert points[:, 0].max() < 46
+    assert points[:, 0].max() < 48
     assert np.ptp(points, axis=0).min() > 15
     mask = np.zeros((80, 180), bool)
     mask[40:, :60] = True

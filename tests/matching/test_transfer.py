@@ -61,14 +61,14 @@ def test_an_edit_is_laid_over_the_target_and_nothing_else_changes(moved, rng):
 
 
 def test_what_was_painted_is_found_even_after_compression(rng):
-    src = photos(rng, 1, *SHAPE)[0] // 2 + rng.integers(0, 60, (*SHAPE, 1)).astype(np.uint8)
+    src = photos(rng, 1, *SHAPE)[0] // 2 + rng.integers(0, 120, (*SHAPE, 1)).astype(np.uint8)
     painted = src.copy()
     painted[20:40, 30:60] = 250, 20, 240
     np.testing.assert_array_equal(changed_pixels(src, painted + np.uint8(3)), box(20, 40, 30, 60))
     file = io.BytesIO()
-    Image.fromarray(painted).save(file, "JPEG", quality=85)
+    Image.fromarray(painted).save(file, "JPEG", quality=60)
     decoded = np.asarray(Image.open(file))
-    assert (np.abs(decoded.astype(int) - painted).max(-1) > 8).mean() > 0.02, "compression alone is more than rounding"
+    assert (np.abs(decoded.astype(int) - painted).max(-1) > 20).mean() > 0.02, "pixel by pixel, compression is paint"
     found = changed_pixels(src, decoded, lossy=True)
     assert found[22:38, 32:58].all()
     assert found[~box(14, 46, 24, 66)].mean() < 0.01
