@@ -4,64 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any
-
-from tyro.conf import Positional
 
 from rtn_jax.commands import fail, missing_extras, run
 
 PROG = "rtn_jax"
 
 
-@dataclass(frozen=True, kw_only=True)
-class MatchConfig:
-    """Finds the correspondence between two photos and draws it in one picture."""
-
-    src: Positional[Path]
-    """Photo whose points are looked for."""
-    tgt: Positional[Path]
-    """Photo they are looked for in."""
-    ckpt: Path = Path("runs/vgg")
-    """Checkpoint or run folder, or a net-epoch.mat of the release."""
-    out: Path = Path("match.png")
-    """Picture to write (.png, .jpg, .webp)."""
-    points: int = 12
-    """Matched points to draw."""
-    image_size: int | None = None
-    """Both photos are resized to this square inside; the checkpoint's unless given."""
-    iterations: tuple[int, ...] | None = None
-    """Recurrent steps per level, coarse to fine; the checkpoint's unless given."""
-
-    def __post_init__(self) -> None:
-        if self.points < 1:
-            raise ValueError(f"points: expected at least 1, got {self.points}")
-
-
-def match(config: MatchConfig) -> None:
-    """Writes the picture.
-
-    Raises:
-        ValueError: for a photo, checkpoint or output that cannot be used.
-    """
-    from rtn_jax import checkpoints
-    from rtn_jax.images import check_writable, read_image, save_image
-    from rtn_jax.pictures import pair_picture
-
-    check_writable(config.out)
-    src, tgt = read_image(config.src), read_image(config.tgt)
-    asked = {"image_size": config.image_size, "iterations": config.iterations}
-    params = checkpoints.load(config.ckpt).configure(**{name: v for name, v in asked.items() if v is not None})
-    save_image(config.out, pair_picture(params, src, tgt, points=config.points))
-    sys.stdout.write(f"{config.out}\n")
-
-
 COMMANDS = {
     "train": ("rtn_jax.training.command", "TrainConfig"),
     "evaluate": ("rtn_jax.reporting.command", "EvaluateConfig"),
-    "match": (__name__, "MatchConfig"),
+    "match": ("rtn_jax.matching.command", "MatchConfig"),
     "prepare": ("rtn_jax.data.prepare", "PrepareConfig"),
     "weights": ("rtn_jax.weights.command", "WeightsConfig"),
 }

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Num
 from rtn_jax.coordinates import (
     Normalization,
     Shape,
+    cell_corners,
     clip_points,
     denormalize_vectors,
     normalize_vectors,
@@ -98,6 +99,25 @@ def field_centres(
     _check(field)
     shape = field.shape[1:3]
     return jnp.asarray(pixel_grid(shape), field.dtype) + field_flow(field, shape, normalization=normalization)
+
+
+def field_frames(
+    field: Float[Array, "b h w 2 3"], *, side: float = 1.0, normalization: Normalization = "centers"
+) -> Float[Array, "b h w 4 2"]:
+    """The corners of a square around every cell after the cell's transformation: a parallelogram, in cells.
+
+    Args:
+        field: `[b, h, w, 2, 3]`.
+        side: of the square, in cells.
+        normalization: the units of the translations.
+
+    Returns:
+        `[b, h, w, 4, 2]`: where its top left, top right, bottom right and bottom left corners go.
+    """
+    _check(field)
+    corners = jnp.asarray(side * cell_corners(), field.dtype)  # [4, 2]
+    centres = field_centres(field, normalization=normalization)
+    return centres[..., None, :] + jnp.einsum("bhwij,nj->bhwni", field[..., :2], corners)
 
 
 def field_flow(

@@ -36,6 +36,15 @@ def pixel_grid(shape: Shape, dtype: Any = np.float32) -> Num[np.ndarray, "h w 2"
     return np.stack([x, y], axis=-1).astype(dtype)
 
 
+def grid_rows(shape: Shape, rows: slice, dtype: Any = np.float64) -> Num[np.ndarray, "h w 2"]:
+    """`pixel_grid(shape, dtype)[rows]`, without taking memory for the other rows."""
+    first, stop, step = rows.indices(shape[0])
+    if step != 1:
+        raise ValueError(f"rows: expected neighbouring rows, got {rows}")
+    y, x = np.mgrid[first:stop, : shape[1]]
+    return np.stack([x, y], axis=-1).astype(dtype)
+
+
 def grid_points(shape: Shape, per_side: int) -> Float[np.ndarray, "n 2"]:
     """`per_side^2` points spread evenly over an image, half a spacing away from its edges."""
     cells = pixel_grid((per_side, per_side), np.float64).reshape(-1, 2)
@@ -216,6 +225,12 @@ def released_window_order(radius: int) -> Int[np.ndarray, " m"]:
 def outer_edges(shape: Shape) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
     """The corners (x, y) of an image's area, top left and bottom right: half a pixel beyond the outermost centres."""
     return np.asarray([-0.5, -0.5]), _xy(shape) - 0.5
+
+
+def cell_corners() -> Float[np.ndarray, "4 2"]:
+    """The corners of a cell as seen from its centre: top left, top right, bottom right, bottom left."""
+    (left, top), (right, bottom) = outer_edges((1, 1))
+    return np.asarray([[left, top], [right, top], [right, bottom], [left, bottom]])
 
 
 def resize_positions(to_length: int, from_length: int, scale: float | None = None) -> Float[np.ndarray, " n"]:

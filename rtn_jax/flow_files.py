@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import tokenize
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +18,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from rtn_jax.images import write_atomically
+from rtn_jax.coordinates import Shape
+from rtn_jax.images import check_place, write_atomically
 
 SUFFIXES = (".flo", ".npy")
 MAX_PIXELS = 100_000_000
@@ -65,19 +67,50 @@ def write_flow(path: str | os.PathLike[str], flow: ArrayLike) -> None:
     Raises:
         ValueError: another suffix, not a flow, or a path that cannot be written.
     """
-    path = Path(path)
-    _check_suffix(path)
     array = np.asarray(flow)
     if array.ndim != 3 or array.shape[-1] != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
         raise ValueError(f"flow: expected numbers [H, W, 2], got shape {list(array.shape)} {array.dtype}")
-    values = _float32(array)
-    if path.suffix.lower() == ".flo":
-        height, width = values.shape[:2]
-        marked = np.where(np.isnan(values), np.float32(UNKNOWN_MARK), values)
-        content = _HEADER.pack(_MAGIC, width, height) + marked.astype("<f4").tobytes()
-        write_atomically(path, lambda file: file.write(content))
-    else:
-        write_atomically(path, lambda file: _write_npy(file, values))
+    write_flow_bands(path, array.shape[:2], [array])
+
+
+def write_flow_bands(path: str | os.PathLike[str], shape: Shape, bands: Iterable[ArrayLike]) -> None:
+    """Writes a flow that is computed band by band, so that a large one never has to be held in memory.
+
+    Args:
+        path: as for `write_flow`.
+        shape: (height, width) of the whole flow.
+        bands: its rows from top to bottom, any number `[rows, W, 2]` at a time; together as many as `shape` says.
+
+    Raises:
+        ValueError: another suffix, or a path that cannot be written.
+    """
+    path = Path(path)
+    _check_suffix(path)
+    height, width = shape
+
+    def write(file: BinaryIO) -> None:
+        if path.suffix.lower() == ".flo":
+            file.write(_HEADER.pack(_MAGIC, width, height))
+        else:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (height, width, 2)}
+            np.lib.format.write_array_header_1_0(file, header)
+        for band in bands:
+            values = _float32(np.asarray(band))
+            if path.suffix.lower() == ".flo":
+                values[np.isnan(values)] = UNKNOWN_MARK
+            file.write(np.ascontiguousarray(values, "<f4").data)
+
+    write_atomically(path, write)
+
+
+def check_flow_writable(path: str | os.PathLike[str]) -> None:
+    """Fails now rather than after the long work, if `write_flow(path, ...)` could not write there.
+
+    Raises:
+        ValueError: another suffix, the path is a folder, or its folder is missing or not writable.
+    """
+    _check_suffix(Path(path))
+    check_place(path)
 
 
 def _read_flo(path: Path) -> Float[np.ndarray, "H W 2"]:
@@ -110,10 +143,6 @@ def _read_npy(path: Path) -> Float[np.ndarray, "H W 2"]:
         raise ValueError(f"{path}: expected a flow [H, W, 2] of floats, got {got}")
     _check_size(path, array.shape[1], array.shape[0])
     return _float32(array)
-
-
-def _write_npy(file: BinaryIO, values: Float[np.ndarray, "H W 2"]) -> None:
-    np.lib.format.write_array(file, np.ascontiguousarray(values), allow_pickle=False)
 
 
 def _float32(values: np.ndarray) -> Float[np.ndarray, "H W 2"]:

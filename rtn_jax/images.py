@@ -13,7 +13,7 @@ import os
 import secrets
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -108,6 +108,24 @@ def read_resized(
             resized = rgb.resize(size, Image.Resampling.BICUBIC, box=area)
     upright = _UPRIGHT.get(orientation)
     return np.array(resized if upright is None else resized.transpose(upright))
+
+
+def read_rgba(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "H W 4"]:
+    """The picture in a file, upright, with its transparency (255 is opaque): for overlays and cut-out masks.
+
+    Raises:
+        ValueError: as `read_image`.
+    """
+    path = Path(path)
+    with _explained(path):
+        _check_ordinary(path)
+        with Image.open(path, formats=READABLE) as image:
+            _check_content(image, str(path))
+            image.load()
+            upright = _UPRIGHT.get(_orientation(image))
+            transparent = image.has_transparency_data and image.mode not in _GREY16
+            rgba = image.convert("RGBA") if transparent else _to_rgb(image).convert("RGBA")
+        return np.array(rgba if upright is None else rgba.transpose(upright))
 
 
 def image_shape(source: str | os.PathLike[str] | bytes, name: str | None = None) -> Shape:
@@ -276,6 +294,57 @@ def save_image(path: str | os.PathLike[str], image: ArrayLike) -> None:
     write_atomically(path, lambda file: picture.save(file, kind, quality=95))
 
 
+def save_mask(path: str | os.PathLike[str], mask: ArrayLike) -> None:
+    """Writes a mask `[H, W]` of truth values as an 8-bit grey PNG of 0 and 255, whole or not at all.
+
+    Raises:
+        ValueError: not a mask, or a path that cannot be written.
+    """
+    array = np.asarray(mask)
+    if array.ndim != 2 or array.dtype != bool or 0 in array.shape:
+        raise ValueError(f"mask: expected truth values [H, W], got shape {array.shape} {array.dtype}")
+    picture = Image.fromarray(np.where(array, np.uint8(255), np.uint8(0)))
+    write_atomically(path, lambda file: picture.save(file, "PNG"))
+
+
+def save_animation(
+    path: str | os.PathLike[str], frames: Sequence[ArrayLike], *, milliseconds: int | Sequence[int] = 700
+) -> None:
+    """Writes images `[H, W, 3]` of one shape as an animated GIF that repeats, whole or not at all.
+
+    All frames share one palette of 256 colours, so that what does not move does not flicker.
+
+    Args:
+        milliseconds: that each frame stays, or one number for all.
+
+    Raises:
+        ValueError: no frames, not images, of different shapes, another suffix than .gif, or a path that cannot be
+            written.
+    """
+    path = Path(path)
+    _check_animation_suffix(path)
+    pictures = [to_uint8(frame, "frames") for frame in frames]
+    if not pictures or len({picture.shape for picture in pictures}) > 1:
+        raise ValueError(f"frames: expected images of one shape, got {[picture.shape for picture in pictures]}")
+    palette = Image.fromarray(np.concatenate(pictures)[::2, ::2].copy()).quantize(256)  # of a quarter: it takes long
+    first, *others = (Image.fromarray(picture).quantize(palette=palette) for picture in pictures)
+    stays = milliseconds if isinstance(milliseconds, int) else list(milliseconds)
+    write_atomically(
+        path,
+        lambda file: first.save(file, "GIF", save_all=True, append_images=others, duration=stays, loop=0, disposal=1),
+    )
+
+
+def check_animation_writable(path: str | os.PathLike[str]) -> None:
+    """Fails now rather than after the long work, if `save_animation(path, ...)` could not write there.
+
+    Raises:
+        ValueError: another suffix than .gif, the path is a folder, or its folder is missing or not writable.
+    """
+    _check_animation_suffix(Path(path))
+    check_place(path)
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Fails now rather than after the long work, if `save_image(path, ...)` could not write there.
 
@@ -283,6 +352,15 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         ValueError: an unknown suffix, the path is a folder, or its folder is missing or not writable.
     """
     _format(Path(path))
+    check_place(path)
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Fails now rather than after the long work, if `write_atomically(path, ...)` could not write there.
+
+    Raises:
+        ValueError: the path is a folder, or its folder is missing or not writable.
+    """
     with _temporary(Path(path)):
         pass
 
@@ -323,3 +401,8 @@ def _format(path: Path) -> str:
     if path.suffix.lower() not in WRITABLE:
         raise ValueError(f"{path}: expected a name that ends in one of {', '.join(WRITABLE)}, got {path.suffix!r}")
     return WRITABLE[path.suffix.lower()]
+
+
+def _check_animation_suffix(path: Path) -> None:
+    if path.suffix.lower() != ".gif":
+        raise ValueError(f"{path}: expected a name that ends in .gif, got {path.suffix!r}")

@@ -143,6 +143,27 @@ def grids(config: Config) -> tuple[tuple[int, Shape], ...]:
     return tuple((stride, (height // stride, width // stride)) for stride in strides)
 
 
+def field_mapping(
+    config: Config, affine: Float[Array, "b h w 2 3"], src_shape: Shape, tgt_shape: Shape
+) -> Float[Array, "b H W 2"]:
+    """A field as positions in the target, for every pixel of the source image as it was given.
+
+    Takes the fields of `Output.history` as well as the final one, whose mapping is `Output.mapping`.
+
+    The release multiplies its flow by half the image size (112 for 224 pixels) whatever its sampler does, hence
+    `centers` here.
+
+    Args:
+        config: of the network that estimated the field.
+        affine: on one of the network's grids.
+        src_shape, tgt_shape: (height, width) of the images as they were given.
+    """
+    translation = _at_pixels(config, affine[..., 2], src_shape)
+    flow = denormalize_vectors(translation, _padded_size(config), "centers")
+    start = resize_points(pixel_grid(src_shape, np.float64), src_shape, config.image_shape)
+    return resize_points(jnp.asarray(start, flow.dtype) + flow, config.image_shape, tgt_shape)
+
+
 @jax.jit
 def _apply(params: Params, src: Array, tgt: Array) -> Output:
     # Both images go through the backbone as one batch.
@@ -169,7 +190,7 @@ def _output(
     tgt_shape: Shape,
 ) -> Output:
     """In pixels of the images given; apart from the recurrence, which is compiled once for images of all sizes."""
-    mapping = _mapping(config, affine, src_shape, tgt_shape)
+    mapping = field_mapping(config, affine, src_shape, tgt_shape)
     centre = volume[..., volume.shape[-1] // 2, None]
     confidence = jnp.clip(_at_pixels(config, centre, src_shape)[..., 0], 0, 1)
     flow = mapping - jnp.asarray(pixel_grid(src_shape), mapping.dtype)
@@ -232,18 +253,6 @@ def _iterate(
         unroll=iterations + 1 if unroll else 1,  # one more than there are: a single one, too, is to be no loop
     )
     return field, volume, fields
-
-
-def _mapping(config: Config, affine: Array, src_shape: Shape, tgt_shape: Shape) -> Float[Array, "b H W 2"]:
-    """The final field as positions in the target, for every pixel of the source image as it was given.
-
-    The release multiplies its flow by half the image size (112 for 224 pixels) whatever its sampler does, hence
-    `centers` here.
-    """
-    translation = _at_pixels(config, affine[..., 2], src_shape)
-    flow = denormalize_vectors(translation, _padded_size(config), "centers")
-    start = resize_points(pixel_grid(src_shape, np.float64), src_shape, config.image_shape)
-    return resize_points(jnp.asarray(start, flow.dtype) + flow, config.image_shape, tgt_shape)
 
 
 def _at_pixels(config: Config, grid: Float[Array, "b h w c"], shape: Shape) -> Float[Array, "b H W c"]:

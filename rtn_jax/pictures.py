@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from rtn_jax.coordinates import Shape, shrunk_shape
 from rtn_jax.data.pairs import Benchmark, Pair
 from rtn_jax.evaluation import ImageFeatures
 from rtn_jax.evaluation.matchers import BATCH, MATCHERS, MatcherName, Points
-from rtn_jax.images import resize
+from rtn_jax.matching import answer_picture, chosen_points, match_photos, photo_of
 from rtn_jax.metrics import known_flow
-from rtn_jax.model import Output, encode, match
 from rtn_jax.params import Params
-from rtn_jax.visualize import draw_matches, match_figure, sample_grid_points
-
-SHOWN = 1024
-"""Longer side, in pixels, at which photos are shown."""
-
+from rtn_jax.visualize import draw_matches, sample_grid_points
 
 _GAP = 10
 
@@ -53,12 +45,15 @@ def matches_picture(
 def pair_picture(
     params: Params, src: UInt8[np.ndarray, "H W 3"], tgt: UInt8[np.ndarray, "H2 W2 3"], *, points: int = 12
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Source, target, source warped onto the target, coloured flow and matched points, in one picture."""
-    src, tgt = (resize(image, shrunk_shape(image.shape[:2], SHOWN)).round().astype(np.uint8) for image in (src, tgt))
-    out = _match(params, src, tgt)
-    confidence, mapping = np.asarray(out.confidence)[0], np.asarray(out.mapping)[0]
-    chosen = sample_grid_points(src.shape[:2], points, confidence=confidence)
-    return match_figure(src, tgt, mapping, confidence=confidence, points=chosen)
+    """Source, target, source warped onto the target, coloured flow, confidence and matched points, in one picture.
+
+    What does not come back to where it began is greyed out (see `matching.match_photos`).
+    """
+    source, target = (photo_of(image, params.config) for image in (src, tgt))
+    features = source.encoded(params), target.encoded(params)
+    answer = match_photos(params, *features, source.shape, target.shape)
+    chosen = chosen_points(answer, points, source.shown.shape[:2])
+    return answer_picture(answer, source, target, chosen)
 
 
 def _chosen_points(benchmark: Benchmark, pair: Pair, count: int) -> tuple[Points, Points | None]:
@@ -73,13 +68,6 @@ def _chosen_points(benchmark: Benchmark, pair: Pair, count: int) -> tuple[Points
         return points, points + flow[y, x]
     place = benchmark.files.mask(pair.src) if pair.has_masks else benchmark.files.shape(pair.src)
     return sample_grid_points(place, count).astype(np.float64), None
-
-
-def _match(params: Params, src: Any, tgt: Any) -> Output:
-    """Both resized on the host, so that photos of any two sizes share one compiled network."""
-    shapes: tuple[Shape, Shape] = (src.shape[:2], tgt.shape[:2])
-    sized = [encode(params, resize(image, params.config.image_shape)) for image in (src, tgt)]
-    return match(params, *(features.of_image(shape) for features, shape in zip(sized, shapes, strict=True)))
 
 
 def _stacked(strips: list[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "H W 3"]:

@@ -113,13 +113,23 @@ def resample(
     """
     if image.ndim != 4:
         raise ValueError(f"image: expected [b, h, w, c], got shape {image.shape}")
-    vertical = jnp.asarray(_weights(rows, image.shape[1], border), image.dtype)
-    horizontal = jnp.asarray(_weights(columns, image.shape[2], border), image.dtype)
+    vertical = jnp.asarray(interpolation_weights(rows, image.shape[1], border), image.dtype)
+    horizontal = jnp.asarray(interpolation_weights(columns, image.shape[2], border), image.dtype)
     return jnp.einsum("Hh,bhwc,Ww->bHWc", vertical, image, horizontal)
 
 
-def _weights(positions: Float[np.ndarray, " n"], length: int, border: Border) -> Float[np.ndarray, "n length"]:
-    """The interpolation along one axis as a matrix."""
+def interpolation_weights(
+    positions: Float[np.ndarray, " n"], length: int, border: Border
+) -> Float[np.ndarray, "n length"]:
+    """Bilinear interpolation along one axis as a matrix: `weights @ values` are the values at `positions`.
+
+    Args:
+        positions: in pixels of an axis of `length` pixels.
+        border: as for `resample`.
+
+    Raises:
+        ValueError: if `border` is unknown.
+    """
     if border == "edge":
         positions = np.clip(positions, 0, length - 1)
     elif border != "zero":

@@ -428,3 +428,21 @@ def recolour(
         turned = along + math.cos(angle) * (colour - along) + math.sin(angle) * np.cross(axis, colour)
         out[at] = np.minimum(np.maximum(turned, 0), 255)
     return out
+
+
+def forward_backward_error(
+    src_to_tgt: Float[np.ndarray, "H W 2"], tgt_to_src: Float[np.ndarray, "h w 2"]
+) -> Float[np.ndarray, "H W"]:
+    """Distance between every source pixel and where it comes back to; infinite where it leaves the target's area."""
+    height, width, _ = src_to_tgt.shape
+    rows, columns, _ = tgt_to_src.shape
+    out = np.full((height, width), np.inf)
+    for row in range(height):
+        for column in range(width):
+            x, y = src_to_tgt[row, column].tolist()
+            if math.isnan(x + y) or not (-0.5 <= x <= columns - 0.5 and -0.5 <= y <= rows - 0.5):
+                continue
+            back_x, back_y = bilinear(tgt_to_src, min(max(x, 0), columns - 1), min(max(y, 0), rows - 1)).tolist()
+            if not math.isnan(back_x + back_y):
+                out[row, column] = math.sqrt((back_x - column) ** 2 + (back_y - row) ** 2)
+    return out

@@ -19,6 +19,7 @@ from PIL import Image
 import rtn_jax.__main__ as main_module
 from rtn_jax.commands import run
 from rtn_jax.images import read_image
+from rtn_jax.matching.command import MatchConfig, match
 from rtn_jax.training.config import TrainConfig
 from tests.networks import photos
 from tests.training.runs import assert_same, steps
@@ -260,7 +261,7 @@ def test_mistakes_in_match_are_one_line(unchecked, capsys, tmp_path, home, train
     ckpt = f"--ckpt={trained}"
     for arguments, message in [
         ([], "Missing"),
-        ([str(good)], "Missing"),
+        ([str(good)], "tgt: missing"),
         ([str(good), "none.jpg", ckpt], "none.jpg"),
         ([str(good), str(tmp_path / "words.jpg"), ckpt], "words.jpg"),
         ([str(tmp_path / "empty.png"), str(good), ckpt], "empty.png"),
@@ -271,7 +272,7 @@ def test_mistakes_in_match_are_one_line(unchecked, capsys, tmp_path, home, train
         ([str(good), str(good), ckpt, f"--out={tmp_path / 'match.txt'}"], "match.txt"),
         ([str(good), str(good), ckpt, "--points=0"], "points: expected at least 1"),
     ]:
-        line = refused(capsys, "rtn_jax match", main_module.MatchConfig, main_module.match, arguments)
+        line = refused(capsys, "rtn_jax match", MatchConfig, match, arguments)
         assert message in line, line
 
 

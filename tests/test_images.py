@@ -22,6 +22,7 @@ from rtn_jax.images import (
     read_resized,
     resize,
     save_image,
+    save_mask,
     to_uint8,
     write_atomically,
 )
@@ -441,3 +442,13 @@ def test_a_symbolic_link_is_written_through(tmp_path):
     assert (tmp_path / "link.png").is_symlink()
     assert not (tmp_path / "elsewhere" / "real.png").is_symlink()
     np.testing.assert_array_equal(read_image(tmp_path / "elsewhere" / "real.png"), smooth_picture())
+
+
+def test_a_mask_is_written_as_grey_of_two_values(tmp_path):
+    mask = np.eye(5, dtype=bool)[:, :3]
+    save_mask(tmp_path / "m.png", mask)
+    with Image.open(tmp_path / "m.png") as picture:
+        assert picture.mode == "L"
+        np.testing.assert_array_equal(np.asarray(picture), 255 * mask)
+    with pytest.raises(ValueError, match=r"mask: expected truth values \[H, W\], got shape \(5, 3\) uint8"):
+        save_mask(tmp_path / "m.png", mask.astype(np.uint8))

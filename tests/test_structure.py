@@ -19,12 +19,12 @@ LIBRARY = sorted((ROOT / "rtn_jax").rglob("*.py"))
 LAYERS = (  # a module may import those of its own layer and of the layers above it
     {"coordinates", "version", "locks", "atomic", "extras"},
     {"sampling", "metrics"},
-    {"affine", "correlation", "convolution", "config", "images"},
+    {"affine", "correlation", "convolution", "config", "consistency", "images"},
     {"flow_files"},
     {"backbones", "geometry", "losses", "visualize", "data", "weights"},
     {"params"},
     {"model", "checkpoints"},
-    {"artefact", "evaluation", "pictures"},
+    {"artefact", "evaluation", "matching", "pictures"},
     {"training", "reporting", "commands"},
 )
 

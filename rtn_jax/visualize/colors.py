@@ -1,10 +1,11 @@
-"""Flow as colours with its key, and two images laid over each other."""
+"""Flow and confidence as colours, regions greyed out or tinted, and two images laid over each other."""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from numpy.typing import ArrayLike
+from scipy.ndimage import binary_dilation, binary_erosion
 
 from rtn_jax.coordinates import pixel_grid
 from rtn_jax.images import check_image, to_uint8
@@ -16,6 +17,9 @@ HOLE = 128
 # The colour of a long motion to the right, down, left and up. Of two opposite directions one pair differs in yellow
 # against blue, the other in light against dark, which every kind of colour vision keeps.
 _COMPASS = np.asarray([(214, 48, 40), (235, 195, 50), (40, 150, 205), (92, 40, 150)], np.float64)
+
+_TINT = (86, 180, 233)
+_FADED, _CONTRAST = 190.0, 0.35  # what is greyed out: lightness around which, and how much of its contrast is left
 
 
 def flow_to_color(flow: ArrayLike, max_norm: float | int | None = None) -> UInt8[np.ndarray, "H W 3"]:
@@ -45,6 +49,63 @@ def flow_to_color(flow: ArrayLike, max_norm: float | int | None = None) -> UInt8
     hue = np.clip(hue + (right - down + left - up) / 4 * np.cos(2 * theta), 0, 255)
     share = np.minimum(length / full, 1)[..., None]
     return to_uint8(np.where(known[..., None], 255 + share * (hue - 255), HOLE))
+
+
+def usual_maximum(flow: ArrayLike) -> float:
+    """The length below which 98 % of the known motions of a flow `[H, W, 2]` stay, at least 0.001: for `max_norm`.
+
+    A few wild ones would make all others pale.
+
+    Raises:
+        ValueError: the shape is not `[H, W, 2]`.
+    """
+    length = np.linalg.norm(check_mapping(flow, name="flow"), axis=-1)
+    known = length[np.isfinite(length)]
+    return max(float(np.percentile(known, 98)), 1e-3) if known.size else 1.0
+
+
+def confidence_to_color(confidence: ArrayLike) -> UInt8[np.ndarray, "H W 3"]:
+    """A confidence `[H, W]` in 0..1 as colours of even steps in lightness: dark blue is 0, yellow 1, grey unknown.
+
+    Raises:
+        ValueError: the shape is not `[H, W]`.
+    """
+    from matplotlib import colormaps  # here, so that importing the library stays light
+
+    values = np.asarray(confidence, np.float64)
+    if values.ndim != 2:
+        raise ValueError(f"confidence: expected [H, W], got shape {values.shape}")
+    rgb = colormaps["viridis"](np.clip(values, 0, 1))[..., :3] * 255
+    return to_uint8(np.where(np.isfinite(values)[..., None], rgb, HOLE))
+
+
+def grey_out(image: ArrayLike, keep: ArrayLike) -> UInt8[np.ndarray, "H W 3"]:
+    """An image `[H, W, 3]` without colour and pale wherever `keep` `[H, W]` is False: what is not to be relied on.
+
+    Raises:
+        ValueError: not an image, or `keep` has another shape.
+    """
+    image, keep = check_image(image), np.asarray(keep, bool)
+    if keep.shape != image.shape[:2]:
+        raise ValueError(f"keep: expected shape {image.shape[:2]}, got {keep.shape}")
+    grey = image.astype(np.float64).mean(axis=-1, keepdims=True)
+    return to_uint8(np.where(keep[..., None], image, _FADED + _CONTRAST * (grey - _FADED)))
+
+
+def mask_overlay(image: ArrayLike, mask: ArrayLike) -> UInt8[np.ndarray, "H W 3"]:
+    """An image `[H, W, 3]` with the pixels of `mask` `[H, W]` tinted and outlined, the others darkened.
+
+    Raises:
+        ValueError: not an image, or a mask of another shape.
+    """
+    image, mask = check_image(image), np.asarray(mask, bool)
+    if mask.shape != image.shape[:2]:
+        raise ValueError(f"mask: expected shape {image.shape[:2]}, got {mask.shape}")
+    tinted = 0.65 * image.astype(np.float64) + 0.35 * np.asarray(_TINT)
+    laid = np.where(mask[..., None], tinted, 0.55 * image.astype(np.float64))
+    width = max(1, round(max(mask.shape) / 400))
+    outline = binary_dilation(mask, iterations=width) & ~binary_erosion(mask, iterations=width, border_value=1)
+    return to_uint8(np.where(outline[..., None], 255, laid))
 
 
 def color_wheel(size: int) -> UInt8[np.ndarray, "size size 3"]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from rtn_jax.coordinates import Shape, outer_edges, resize_points
@@ -40,8 +40,19 @@ WHITE: Color = (255, 255, 255)
 RADIUS = 0.38
 """A dot's, as a share of its number's height."""
 
+SYMBOLS: tuple[tuple[tuple[float, float], ...] | None, ...] = (
+    None,
+    ((-0.92, -0.92), (0.92, -0.92), (0.92, 0.92), (-0.92, 0.92)),
+    ((0.0, -1.3), (1.3, 0.0), (0.0, 1.3), (-1.3, 0.0)),
+    ((0.0, -1.35), (1.25, 0.85), (-1.25, 0.85)),
+    ((0.0, 1.35), (-1.25, -0.85), (1.25, -0.85)),
+)
+"""Disc, square, diamond, triangle up and triangle down, as corners (x, y) in radii: when the colours end, the next
+shape begins, so that up to fifty points differ in colour and shape together, whatever colours a reader tells apart."""
+
 _LUMINANCE = (0.2126, 0.7152, 0.0722)
 _DETAIL = 3  # the layer's pixels per pixel of the picture
+_CLEAR = (0, 0, 0, 0)
 _NUMBERED = 50  # more points than these are dots without numbers
 
 
@@ -102,6 +113,24 @@ class Layer:
         """A disc inside a white and a dark ring."""
         for paint, share in ((DARK, 1.0), (WHITE, 0.84), (color, 0.64)):
             self._draw.ellipse(self._circle(point, share * radius), fill=paint)
+
+    def symbol(self, point: Point, color: Color, radius: float, shape: int, *, hollow: bool = False) -> None:
+        """A mark of one of the `SYMBOLS` inside a white and a dark outline; `hollow` leaves its middle uncovered."""
+        corners = SYMBOLS[shape % len(SYMBOLS)]
+        if corners is None:
+            (self.ring if hollow else self.dot)(point, color, radius)
+            return
+        solid = ((DARK, 1.0), (WHITE, 0.84), (color, 0.64))
+        open_ = ((DARK, 1.0), (WHITE, 0.9), (color, 0.8), (WHITE, 0.56), (DARK, 0.46), (_CLEAR, 0.36))
+        middle = np.asarray(self._at(point))
+        for paint, share in open_ if hollow else solid:
+            outline = middle + np.asarray(corners) * (share * radius * _DETAIL)
+            self._draw.polygon([(x, y) for x, y in outline.tolist()], fill=paint)
+
+    def polygon(self, corners: Float[np.ndarray, "k 2"], color: Color, width: float) -> None:
+        """A closed outline on a broader one, light under a dark colour and dark under a light one."""
+        for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+            self.line(start, end, color, width)
 
     def ring(self, point: Point, color: Color, radius: float) -> None:
         """A ring that leaves the picture in its middle uncovered."""
@@ -166,16 +195,19 @@ def mark(
     size: float,
     *,
     keep_free: Float[np.ndarray, "k 2"] | None = None,
+    reliable: Bool[np.ndarray, " n"] | None = None,
 ) -> None:
-    """Numbered dots at points of a panel's picture; one outside it is a ring at the edge, one with a NaN is left out.
+    """Numbered marks at points of a panel's picture; one with a NaN is left out.
 
-    The numbers are kept off the marks at `keep_free` (positions on the canvas) too.
+    Hollow are those that are not `reliable`, and those outside the picture, which stand at its edge. The numbers are
+    kept off the marks at `keep_free` (positions on the canvas) too.
     """
     known = np.isfinite(points).all(axis=1)
     index, colors, radius = np.flatnonzero(known), palette(len(points)), size * RADIUS
     exact, shown = panel.at(points), panel.shown_at(points, radius)
-    for i in index:
-        (layer.dot if (exact[i] == shown[i]).all() else layer.ring)(shown[i], colors[i], radius)
+    hollow = (exact != shown).any(axis=1) | (False if reliable is None else ~reliable)
+    for i in index.tolist():
+        layer.symbol(shown[i], colors[i], radius, i // len(PALETTE), hollow=bool(hollow[i]))
     if len(points) <= _NUMBERED:
         words = [str(i + 1) for i in index]
         marks = shown[index] if keep_free is None else np.concatenate([shown[index], keep_free])

@@ -10,16 +10,22 @@ from numpy.typing import ArrayLike
 
 from rtn_jax.coordinates import Shape, pixel_grid, resize_points
 from rtn_jax.images import resize, to_uint8
-from rtn_jax.visualize.colors import HOLE, color_wheel, flow_to_color, warp_overlay
-from rtn_jax.visualize.drawing import RADIUS, Layer, Panel, fitted, mark, mark_size, palette, text_width
+from rtn_jax.visualize.board import FRAME, board
+from rtn_jax.visualize.colors import (
+    HOLE,
+    color_wheel,
+    confidence_to_color,
+    flow_to_color,
+    grey_out,
+    usual_maximum,
+    warp_overlay,
+)
+from rtn_jax.visualize.drawing import RADIUS, Layer, Panel, fitted, mark, mark_size, palette
 from rtn_jax.visualize.mesh import check_mapping, forward_warp, inside, pull_back, sample
 from rtn_jax.visualize.spread import sample_grid_points
 
 MIN_HEIGHT = 32
 """Pixels; in a lower picture no mark could be told from another."""
-
-FRAME = 170
-"""The grey between and around panels: a white picture can be told from the page."""
 
 _POINTS = 12  # chosen where none are given
 
@@ -31,17 +37,20 @@ def draw_matches(
     tgt_points: ArrayLike,
     *,
     true_points: ArrayLike | None = None,
+    reliable: ArrayLike | None = None,
     height: int = 480,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Source and target side by side at equal height, matched points numbered, coloured alike and joined by lines.
 
-    The source begins at the left edge, the target ends at the right one. A pair with a NaN is left out; a point outside
+    When the ten colours (told apart by every kind of colour vision) end, the marks' shape changes. The source begins at
+    the left edge, the target ends at the right one. A pair with a NaN is left out; a point outside
     its picture is a ring at the edge.
 
     Args:
         src, tgt: `[H, W, 3]` of any two sizes.
         src_points, tgt_points: `[n, 2]`, pixels of `src` and of `tgt`.
         true_points: `[n, 2]`, where the target points should be: crosses, each joined to its dot by a line.
+        reliable: `[n]` truth values; pairs that are not are hollow marks joined by thinner lines.
         height: of the result in pixels; a picture more than four times as wide as high is lower and centred.
 
     Raises:
@@ -51,7 +60,8 @@ def draw_matches(
     starts = _points(src_points, "src_points")
     ends = _points(tgt_points, "tgt_points", len(starts))
     truth = np.full_like(ends, np.nan) if true_points is None else _points(true_points, "true_points", len(starts))
-    _check_height(height)
+    trusted = _truths(reliable, len(starts))
+    check_height(height)
     left, right = (Panel((p.shape[0], p.shape[1]), fitted(p.shape[:2], height, 4.0)) for p in (src, tgt))
     left = replace(left, y=(height - left.shape[0]) // 2)
     right = replace(right, x=left.shape[1] + max(4, height // 40), y=(height - right.shape[0]) // 2)
@@ -66,12 +76,12 @@ def draw_matches(
     a, b, true = left.shown_at(starts, radius), right.shown_at(ends, radius), right.shown_at(truth, radius)
     for i, color in enumerate(palette(len(starts))):
         if not unknown[i]:
-            layer.line(a[i], b[i], color, stroke)
+            layer.line(a[i], b[i], color, stroke if trusted[i] else stroke / 2)
         if np.isfinite(true[i]).all():
             layer.line(b[i], true[i], color, stroke)
             layer.cross(true[i], color, radius)
-    mark(layer, left, starts, size)
-    mark(layer, right, ends, size, keep_free=true[np.isfinite(true).all(axis=1)])
+    mark(layer, left, starts, size, reliable=trusted)
+    mark(layer, right, ends, size, keep_free=true[np.isfinite(true).all(axis=1)], reliable=trusted)
     if true_points is not None:
         layer.text((right.x + 0.4 * size, height - 0.8 * size), "cross: truth", 0.8 * size, anchor="lm")
     return layer.over(canvas)
@@ -84,22 +94,25 @@ def match_figure(
     *,
     confidence: ArrayLike | None = None,
     points: ArrayLike | None = None,
+    reliable: ArrayLike | None = None,
     height: int = 360,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A whole mapping in one picture of six labelled panels.
 
     Above: the source with its points, the target with theirs, the flow with its key. Below: the target's colours pulled
     back onto the source's grid, the source's carried onto the target's (what nothing reaches is grey), the confidence
-    (without one: the source and the pulled-back target, half and half).
+    (without one: the source and the pulled-back target, half and half). What is not `reliable` is greyed out in the
+    warped pictures and in the flow, and points there are hollow.
 
     The flow is the motion that remains after the source is scaled to the target's size, in target pixels; its colours
-    are full at the length that 98 % of the pixels stay below.
+    are full at the length that 98 % of the reliable pixels stay below.
 
     Args:
         src, tgt: `[H, W, 3]` of any two sizes.
         mapping: `[H, W, 2]`, for every source pixel its position in the target; NaN where unknown.
         confidence: `[H, W]` in 0..1, of the source's pixels.
         points: `[n, 2]` source pixels; `sample_grid_points` chooses twelve unless given.
+        reliable: `[H, W]` truth values of the source's pixels; all of them unless given.
         height: of one panel in pixels.
 
     Raises:
@@ -110,7 +123,9 @@ def match_figure(
     mapping = check_mapping(mapping, src_shape)
     if confidence is not None and np.shape(confidence) != src_shape:
         raise ValueError(f"confidence: expected shape {src_shape}, got {np.shape(confidence)}")
-    _check_height(height)
+    if reliable is not None and np.shape(reliable) != src_shape:
+        raise ValueError(f"reliable: expected shape {src_shape}, got {np.shape(reliable)}")
+    check_height(height)
     src_points, tgt_points = _matched(mapping, tgt_shape, confidence, points)
 
     # Everything is drawn at the panels' resolution: the time does not depend on the photographs' size.
@@ -120,25 +135,28 @@ def match_figure(
     flow = reached - resize_points(grid, src_shape, tgt_shape)
     reached = resize_points(reached, tgt_shape, tgt_small)
     src_view, tgt_view = resize(src, src_small), resize(tgt, tgt_small)
-    pulled = _grey_holes(*pull_back(tgt_view, reached))
-    warped = _grey_holes(*forward_warp(src_view, reached, tgt_small))
-    longest = _usual_maximum(flow)
+    trusted = np.ones(src_small, bool) if reliable is None else sample(reliable, grid) > 0.5
+    pulled = grey_out(_grey_holes(*pull_back(tgt_view, reached)), trusted)
+    warped = _grey_holes(*forward_warp(grey_out(src_view, trusted), reached, tgt_small))
+    longest = usual_maximum(np.where(trusted[..., None], flow, np.nan) if trusted.any() else flow)
     columns = [
         [("source", src_view), ("target pulled back onto source", pulled)],
         [("target", tgt_view), ("source warped onto target", warped)],
-        [("flow, source to target", flow_to_color(flow, longest))],
+        [("flow, source to target", grey_out(flow_to_color(flow, longest), trusted))],
         [(f"rim: {longest:.3g} px", color_wheel(height // 4))],
     ]
     if confidence is None:
         columns[2].append(("source and pulled-back target", warp_overlay(src_view, pulled)))
     else:
-        columns[2].append(("confidence", _confidence_to_color(sample(confidence, grid))))
+        words = "confidence" if reliable is None else "confidence (too low: greyed out)"
+        columns[2].append((words, confidence_to_color(sample(confidence, grid))))
         scale = np.linspace(1, 0, height // 2)[:, None].repeat(height // 15, axis=1)
-        columns[3].append(("1: sure", _confidence_to_color(scale)))
-    canvas, layer, panels = _board(columns, height)
+        columns[3].append(("1: sure", confidence_to_color(scale)))
+    canvas, layer, panels = board(columns, height, framed=3)  # the keys have no frame
     size = mark_size(len(src_points), height)
-    mark(layer, replace(panels[0][0], original=src_shape), src_points, size)
-    mark(layer, replace(panels[1][0], original=tgt_shape), tgt_points, size)
+    solid = None if reliable is None else sample(reliable, src_points) > 0.5
+    mark(layer, replace(panels[0][0], original=src_shape), src_points, size, reliable=solid)
+    mark(layer, replace(panels[1][0], original=tgt_shape), tgt_points, size, reliable=solid)
     return layer.over(canvas)
 
 
@@ -150,7 +168,16 @@ def _points(points: ArrayLike, name: str, n: int | None = None) -> Float[np.ndar
     return array
 
 
-def _check_height(height: int) -> None:
+def _truths(values: ArrayLike | None, n: int) -> Bool[np.ndarray, " n"]:
+    """One truth value for each of `n` points; all True unless given."""
+    array = np.ones(n, bool) if values is None else np.asarray(values, bool)
+    if array.shape != (n,):
+        raise ValueError(f"reliable: expected a truth value for each of {n} points, got shape {array.shape}")
+    return array
+
+
+def check_height(height: int) -> None:
+    """A ValueError, if a picture of that height would be too low for its marks."""
     if height < MIN_HEIGHT:
         raise ValueError(f"height: expected at least {MIN_HEIGHT} pixels, got {height}")
 
@@ -168,48 +195,5 @@ def _matched(
     return src_points, tgt_points
 
 
-def _usual_maximum(flow: Float[np.ndarray, "h w 2"]) -> float:
-    """The length below which 98 % of the known motions stay: a few wild ones would make all others pale."""
-    length = np.linalg.norm(flow, axis=-1)
-    known = length[np.isfinite(length)]
-    return max(float(np.percentile(known, 98)), 1e-3) if known.size else 1.0
-
-
 def _grey_holes(image: Float[np.ndarray, "h w 3"], coverage: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "h w 3"]:
     return np.where(coverage[..., None], image, np.float32(HOLE))
-
-
-def _confidence_to_color(confidence: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Dark blue is 0, yellow is 1, grey is unknown."""
-    from matplotlib import colormaps  # here, so that importing the library stays light
-
-    rgb = colormaps["viridis"](np.clip(confidence, 0, 1))[..., :3] * 255
-    return to_uint8(np.where(np.isfinite(confidence)[..., None], rgb, HOLE))
-
-
-def _board(
-    columns: list[list[tuple[str, np.ndarray]]], height: int
-) -> tuple[UInt8[np.ndarray, "h w 3"], Layer, list[list[Panel]]]:
-    """Titled pictures on white, two to a column, a column as wide as its widest picture or title.
-
-    Returns:
-        The canvas, the layer over it with the titles, and for every column its pictures' places.
-    """
-    margin, size = max(4, height // 30), max(9.0, height / 18)
-    title = round(1.5 * size)
-    rows = [margin + title, 2 * margin + 2 * title + height]
-    panels: list[list[Panel]] = []
-    x = margin
-    for column in columns:
-        shapes = [(picture.shape[0], picture.shape[1]) for _, picture in column]
-        panels.append([Panel(shape, shape, x, y) for shape, y in zip(shapes, rows, strict=False)])
-        x += margin + max(max(picture.shape[1], int(text_width(words, size)) + 1) for words, picture in column)
-    canvas = np.full((rows[-1] + height + margin, x, 3), 255, np.uint8)
-    layer = Layer((canvas.shape[0], canvas.shape[1]))
-    for column, places in zip(columns, panels, strict=True):
-        for (words, picture), panel in zip(column, places, strict=True):
-            if column is not columns[-1]:  # the keys have no frame
-                canvas[panel.y - 1 : panel.y + panel.shape[0] + 1, panel.x - 1 : panel.x + panel.shape[1] + 1] = FRAME
-            panel.put(canvas, picture)
-            layer.text((panel.x, panel.y - title / 2), words, size, anchor="lm", outlined=False)
-    return canvas, layer, panels
