@@ -171,22 +171,23 @@ _CHOICES: dict[str, Any] = {
     "stride_in": StrideIn,
 }
 
-_LAYERS: dict[BackboneName, tuple[str, str, str]] = {
-    "vgg": ("conv5_1", "conv4_1", "conv4_4"),
-    "vgg16": ("conv5_1", "conv4_1", "conv4_3"),
-    "resnet": ("conv4_23", "conv3_4", "conv4_23"),
-    "resnet50": ("conv4_6", "conv3_4", "conv4_6"),
-    "resnet152": ("conv4_36", "conv3_8", "conv4_36"),
-    "fcss": ("stride16", "stride8", "stride8"),
-    "cat-fcss": ("stride16", "stride8", "stride8"),
+_LAYERS: dict[BackboneName, tuple[str, str, str, str]] = {
+    "vgg": ("conv5_1", "conv4_1", "conv4_4", "conv4_4"),
+    "vgg16": ("conv5_1", "conv4_1", "conv4_3", "conv4_3"),
+    "resnet": ("conv4_23", "conv3_4", "conv3_4", "conv4_23"),
+    "resnet50": ("conv4_6", "conv3_4", "conv3_4", "conv4_6"),
+    "resnet152": ("conv4_36", "conv3_8", "conv3_8", "conv4_36"),
+    "fcss": ("stride16", "stride8", "stride8", "stride8"),
+    "cat-fcss": ("stride16", "stride8", "stride8", "stride8"),
 }
-"""Layers of the two default levels, at 16 and 8 pixels per cell, and the one of `paper`: conv4_4, conv4_23 and CAT-FCSS
-are the paper's; those of the other backbones stand where these do."""
+"""Layers of the two default levels, at 16 and 8 pixels per cell; the last layer of the second grid, which tells more
+of objects and less of texture than the release's first one (`wide`); and the one of `paper`: conv4_4, conv4_23 and
+CAT-FCSS are the paper's. Those of the other backbones stand where these do."""
 
 
 def _levels(backbone: BackboneName) -> tuple[Level, ...]:
     """The released schedule on a backbone's layers."""
-    coarse, fine, _ = _LAYERS[backbone]
+    coarse, fine, _, _ = _LAYERS[backbone]
     return Level(layer=coarse, iterations=2), Level(layer=fine, iterations=3)
 
 
@@ -197,7 +198,7 @@ def default(backbone: BackboneName = "vgg") -> Config:
 
 def paper(backbone: BackboneName = "vgg") -> Config:
     """One level, as the paper describes (conv4_4, conv4_23 or CAT-FCSS), five iterations."""
-    return Config(backbone=backbone, levels=(Level(layer=_LAYERS[backbone][2], iterations=5),))
+    return Config(backbone=backbone, levels=(Level(layer=_LAYERS[backbone][3], iterations=5),))
 
 
 def released(backbone: BackboneName = "vgg") -> Config:
@@ -212,10 +213,14 @@ def released(backbone: BackboneName = "vgg") -> Config:
 
 
 def wide(backbone: BackboneName = "vgg") -> Config:
-    """Three levels: `default` after a first look at half the size, whose window reaches half the image."""
-    coarse, fine, _ = _LAYERS[backbone]
-    first = Level(layer=coarse, iterations=2, downscale=2)
-    return Config(backbone=backbone, levels=(first, Level(layer=coarse, iterations=2), Level(layer=fine, iterations=3)))
+    """Three levels: a first look at images of half the size, where the window reaches half the image, then two more."""
+    coarse, _, fine, _ = _LAYERS[backbone]
+    levels = (
+        Level(layer=coarse, iterations=2, downscale=2),
+        Level(layer=coarse, iterations=2),
+        Level(layer=fine, iterations=3),
+    )
+    return Config(backbone=backbone, levels=levels)
 
 
 PRESETS = {"default": default, "paper": paper, "released": released, "wide": wide}

@@ -38,8 +38,8 @@ def test_presets():
     assert (released().normalization, released().upsampling, released().final_correlation) == ("corners", "zero", False)
     assert released().levels == default().levels
     assert (default().residual_units, released().residual_units) == ("window", "image")
-    assert wide().levels == (Level(layer="conv5_1", iterations=2, downscale=2), *default().levels)
-    assert [level.tap for level in wide().levels] == ["conv5_1/2", "conv5_1", "conv4_1"]
+    assert [level.tap for level in wide().levels] == ["conv5_1/2", "conv5_1", "conv4_4"]
+    assert wide().iterations == (2, 2, 3)
 
 
 @pytest.mark.parametrize("config", [default(), paper(), released(), wide(), CHANGED])

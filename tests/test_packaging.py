@@ -44,7 +44,8 @@ def test_the_wheel_holds_the_library_alone(tmp_path):
         about = f"rtn_jax-{rtn_jax.__version__}.dist-info"
         metadata, scripts = (wheel.read(f"{about}/{file}").decode() for file in ("METADATA", "entry_points.txt"))
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "rtn_jax").rglob("*.py")}
-    assert {file for file in listed if not file.startswith(about)} == code | {"rtn_jax/py.typed"}
+    trained = {str(path.relative_to(ROOT)) for path in (ROOT / "rtn_jax" / "trained").glob("*.safetensors")}
+    assert {file for file in listed if not file.startswith(about)} == code | trained | {"rtn_jax/py.typed"}
     assert {f"{about}/licenses/{file}" for file in ("LICENSE", "NOTICE")} <= set(listed)
     assert "rtn-jax = rtn_jax.__main__:main" in scripts
     assert set(re.findall(r"^Provides-Extra: (.*)$", metadata, re.M)) == set(EXTRAS)

@@ -23,7 +23,7 @@ LAYERS = (  # a module may import those of its own layer and of the layers above
     {"flow_files"},
     {"backbones", "geometry", "losses", "visualize", "data", "weights"},
     {"params"},
-    {"model", "checkpoints"},
+    {"model", "checkpoints", "trained"},
     {"artefact", "evaluation", "matching", "pictures"},
     {"training", "reporting", "commands"},
 )
