@@ -1,4 +1,4 @@
-"""`python -m rtn_jax match a.jpg b.jpg`, `prepare`: the library's commands besides training and evaluation."""
+"""`python -m rtn_jax match a.jpg b.jpg`, `demo`, `prepare`: the library's commands besides training and evaluation."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ def match(config: MatchConfig) -> None:
 
 COMMANDS = {
     "match": (__name__, "MatchConfig"),
+    "demo": ("rtn_jax.demo.command", "DemoConfig"),
     "prepare": ("rtn_jax.data.prepare", "PrepareConfig"),
     "weights": ("rtn_jax.weights.command", "WeightsConfig"),
 }

@@ -29,6 +29,7 @@ LAYERS = (  # a module may import those of its own layer and of the layers above
     {"model", "checkpoints"},
     {"artefact", "evaluation", "pictures"},
     {"training", "reporting", "commands"},
+    {"demo"},
 )
 
 
