@@ -49,8 +49,9 @@ footer { display: none !important; }
 #opening h1 { font-size: clamp(1.4rem, 4vw, 2rem); line-height: 1.2; font-weight: 650; letter-spacing: -.015em;
   margin: .5rem 0 .25rem; }
 #opening p { max-width: 46rem; opacity: .8; margin: 0; }
-#opening, #note, .title { padding: 0 !important; }
-.title h2 { font-size: 1rem; font-weight: 600; margin: 0 0 -.6rem; }
+:is(#opening, #note, .title, #table), :is(#opening, #note, .title, #table) > div { padding: 0 !important; }
+.titled { gap: .4rem !important; }
+.title h2 { font-size: 1rem; font-weight: 600; margin: 0 !important; }
 .title span { font-weight: 400; opacity: .7; }
 #source, #target { height: 440px; }
 #source img { cursor: crosshair; }

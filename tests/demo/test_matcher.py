@@ -136,7 +136,7 @@ def test_compiled_programs_are_bounded(params, three, monkeypatch):
     for iterations in (None, 1, None, 1):
         matcher.match(three[0], three[1], Choice("one", iterations=iterations))
     assert not cleared
-    matcher.match(three[0], three[1], Choice("one", iterations=2))
+    matcher.match(three[0], three[1], Choice("one", iterations=3))
     assert cleared == [True]
     assert len(matcher._programs) == 1
 

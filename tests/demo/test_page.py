@@ -48,18 +48,21 @@ class Served:
             rtn_jax.save(home / name, params)
         (home / "tmp").mkdir()
         own = {"RTN_JAX_CACHE": str(home / "cache"), "PYTHONPATH": str(ROOT), "TMPDIR": str(home / "tmp")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "rtn_jax", "demo", "--port=0", "--ckpt", *NETWORKS],
-            cwd=home,
-            env=os.environ | own,
-            stdout=subprocess.PIPE,
-            stderr=(home / "errors.txt").open("w"),
-            text=True,
-        )
         self.home = home
-        line = self.process.stdout.readline()
-        found = re.match(r"(http://127\.0\.0\.1:\d+) \(Ctrl-C ends it\)\n", line)
-        assert found, line + self.errors
+        with (home / "output.txt").open("w") as output, (home / "errors.txt").open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "rtn_jax", "demo", "--port=0", "--ckpt", *NETWORKS],
+                cwd=home,
+                env=os.environ | own,
+                stdout=output,
+                stderr=errors,
+            )
+        deadline = time.monotonic() + 120
+        while not (line := (home / "output.txt").read_text()).endswith("\n"):
+            assert self.process.poll() is None and time.monotonic() < deadline, self.errors
+            time.sleep(0.05)
+        found = re.fullmatch(r"(http://127\.0\.0\.1:\d+) \(Ctrl-C ends it\)\n", line)
+        assert found, line
         self.url = found[1]
 
     @property
@@ -119,17 +122,19 @@ def picture(page, name) -> np.ndarray:
 
 def click_and_wait(page, across, down) -> list[float]:
     """Clicks the source at shares of its width and height; the newest row of the table."""
-    before = page.js("document.querySelector('#table').innerHTML")
+    count = "document.querySelectorAll('#table tbody tr').length"
+    points = page.js(count)
     page.click("#source img", across, down)
-    page.until(f"document.querySelector('#table').innerHTML !== {json.dumps(before)}")
+    page.until(f"{count} === {points + 1}")
     return rows(page)[0]
 
 
 def take_example(page) -> None:
     """The first built-in pair, with its points."""
-    page.js("document.querySelector('#note').innerHTML = ''")
+    page.click("#points button:nth-of-type(3)")  # no points, to see when the new ones are there
+    page.until("!document.querySelector('#table tbody tr')")
     page.click("#example-0")
-    page.until("document.querySelector('#note').innerText.includes('Matched')")
+    page.until("document.querySelectorAll('#table tbody tr').length > 4")
 
 
 def test_an_example_is_there_when_the_page_opens(page, matcher):
@@ -246,7 +251,7 @@ def test_the_slider_blends(page):
 def test_another_checkpoint_size_and_number_of_iterations(page):
     def choose(name, value):
         page.click(f"#{name} input")
-        option = f"[...document.querySelectorAll('ul.options li')].find(o => o.innerText.trim().endsWith('{value}'))"
+        option = f"[...document.querySelectorAll('[role=option]')].find(o => o.innerText.trim().endsWith('{value}'))"
         page.until(f"!!{option}")
         page.js(f"{option}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))")
 
@@ -311,11 +316,11 @@ def test_no_file_of_the_server_can_be_had(page, served, tmp_path):
     )
 
     def loaded(path, **fields):
-        meta = {"meta": {"_type": "gradio.FileData"}} | fields
-        return join(served, [None, 1, {"path": str(path), "orig_name": "a.png"} | meta], upload["id"])
+        about = {"path": str(path), "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}} | fields
+        return join(served, [None, 1, about], upload["id"], session=f"visitor with {path} {fields}")
 
     assert "data:image/jpeg" in loaded(uploaded), "an upload is shown"
-    for path in (secret, f"{uploaded}/../../../../secret.png", "http://127.0.0.1:1/a.png"):
+    for path in (secret, f"{uploaded}/../../../../secret.png", "http://127.0.0.1:1/a.png", ""):
         assert "data:image" not in loaded(path), path
     assert "data:image" not in loaded(secret, meta={})
     assert "data:image" not in loaded("", url=f"file://{secret}")
