@@ -10,6 +10,7 @@ from rtn_jax.coordinates import shrunk_shape
 from rtn_jax.demo.drawing import jpeg_address
 from rtn_jax.demo.photos import Photo
 from rtn_jax.images import resize, to_uint8
+from rtn_jax.visualize.figures import FRAME
 
 SAVE = """(address) => {
   if (address) { const a = document.createElement('a'); a.href = address; a.download = 'matches.png'; a.click(); }
@@ -56,7 +57,9 @@ footer { display: none !important; }
 #source, #target { height: 440px; }
 #source img { cursor: crosshair; }
 #target img, #warp img { cursor: default; }
-#source img, #target img, #warp img { object-fit: contain; width: 100%; height: 100%; }
+:is(#source, #target, #warp) img { width: 100%; height: 100%; }
+#source img, #target img { object-fit: scale-down; }  /* as gradio takes it to be when it places a click */
+#warp img { object-fit: contain; }
 #warp { height: 340px; }
 #examples { gap: .75rem; }
 .example { height: auto !important; flex: 0 1 15rem !important; padding-top: 6.4rem !important;
@@ -67,15 +70,16 @@ footer { display: none !important; }
 #note .problem { color: #b3261e; font-weight: 600; }
 .dark #note .problem { color: #ff9e94; }
 #table table { width: 100%; border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-#table th { text-align: left; font-weight: 500; opacity: .7; padding: .2rem .4rem; }
+#table th { text-align: left; font-weight: 500; opacity: .7; padding: .2rem .4rem; white-space: nowrap; }
 #table td { padding: .2rem .4rem; border-top: 1px solid color-mix(in srgb, currentColor 15%, transparent);
   white-space: nowrap; }
 #table .dot { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .4em;
   border: 1px solid #fff; box-shadow: 0 0 0 1px #222; vertical-align: -.05em; }
 @media (max-width: 640px) {
   #examples { flex-wrap: nowrap !important; gap: .5rem; }
-  .example { flex: 1 1 0 !important; background-size: 92% auto !important; padding: 4.2rem .1rem .4rem !important;
-    background-position: center .6rem !important; font-size: .75rem !important; }
+  .example { flex: 1 1 0 !important; background-size: auto 2.4rem !important; padding: 3.2rem .1rem .3rem !important;
+    align-self: stretch; font-size: .75rem !important; line-height: 1.2 !important; }
+  #table table { font-size: .8rem; }
   #source, #target, #warp { height: 280px; }
 }
 """
@@ -90,7 +94,7 @@ def example_css(examples: Mapping[str, tuple[Photo, Photo]]) -> str:
     for i, pair in enumerate(examples.values()):
         small = [to_uint8(resize(photo.image, shrunk_shape(photo.shape, _THUMBNAIL))) for photo in pair]
         height = max(image.shape[0] for image in small)
-        canvas = np.full((height, sum(image.shape[1] for image in small) + _GAP, 3), 255, np.uint8)
+        canvas = np.full((height, sum(image.shape[1] for image in small) + _GAP, 3), FRAME, np.uint8)
         canvas[: small[0].shape[0], : small[0].shape[1]] = small[0]
         canvas[: small[1].shape[0], -small[1].shape[1] :] = small[1]
         rules.append(f"#example-{i} {{ background-image: url('{jpeg_address(canvas)}') !important; }}")

@@ -49,9 +49,7 @@ def build(matcher: Matcher, examples: Mapping[str, tuple[Photo, Photo]], uploads
                 for i, title in enumerate(examples)
             }
         with gr.Row(elem_id="photos"):
-            source, target = (
-                _photo_box(side, words) for side, words in (("source", "click a point in it"), ("target", ""))
-            )
+            source, target = _photo_box("source", "click a point in it"), _photo_box("target", "")
         line = gr.HTML(note(missing(None)), elem_id="note")
         with gr.Row(elem_id="points"):
             choose = gr.Button("Choose points for me", size="sm", min_width=120)
@@ -108,8 +106,8 @@ def build(matcher: Matcher, examples: Mapping[str, tuple[Photo, Photo]], uploads
         source.select(do.click, [session], marks, trigger_mode="multiple", **quick)
         for button, action in ((choose, do.choose), (undo, do.undo), (clear, do.clear)):
             button.click(action, [session], marks, **quick)
-        for box in (network, size, iterations):
-            box.input(do.rematch, [session, share, network, size, iterations], everything, **slow)
+        for choice in (network, size, iterations):
+            choice.input(do.rematch, [session, share, network, size, iterations], everything, **slow)
         share.input(do.blend, [session, share], [warp], trigger_mode="always_last", **quick)
         take.click(do.take, [session], [address], **quick).then(
             None, [address], [address], js=SAVE, api_visibility="private"

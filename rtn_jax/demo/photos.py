@@ -17,16 +17,17 @@ from rtn_jax.coordinates import (
     mirror_points,
     normalize_points,
     pixel_grid,
-    shrunk_shape,
 )
 from rtn_jax.data.photos import builtin_photos
 from rtn_jax.images import image_shape, read_resized, resize, to_uint8
+from rtn_jax.visualize.drawing import fitted
 from rtn_jax.visualize.mesh import sample
 
 MAX_BYTES = 20 * 2**20
 """Of an uploaded file."""
 LONGEST = 640
-"""Pixels of the longer side at which a photo is kept and shown: networks see less, and a click has to draw it."""
+"""Pixels of the longer side at which a photo is kept and shown. Networks see less, and a click has to draw it; a smaller
+photo is enlarged, since gradio misplaces clicks on a picture that is smaller than its box."""
 
 Warp = tuple[tuple[tuple[float, float, float], tuple[float, float, float]], tuple[float, float]]
 """[A | t] and the wave's height along x and y, normalised (1 is half the image)."""
@@ -44,7 +45,7 @@ class Photo:
     """A photo as the page keeps it."""
 
     image: UInt8[np.ndarray, "h w 3"]
-    """At most `LONGEST` on its longer side."""
+    """`LONGEST` on its longer side."""
     original: Shape
     """(height, width) of the file; coordinates are told in its pixels."""
 
@@ -74,13 +75,13 @@ def read_photo(path: str | os.PathLike[str], name: str) -> Photo:
         raise ValueError(f"{name}: {size / 2**20:.0f} MB, at most {MAX_BYTES >> 20} MB are taken")
     content = Path(path).read_bytes()
     original = image_shape(content, name)
-    return Photo(read_resized(content, shrunk_shape(original, LONGEST), name), original)
+    return Photo(read_resized(content, fitted(original, LONGEST, 1.0), name), original)
 
 
 def as_photo(image: UInt8[np.ndarray, "H W 3"]) -> Photo:
     """A picture that is in memory already."""
     original = (image.shape[0], image.shape[1])
-    shape = shrunk_shape(original, LONGEST)
+    shape = fitted(original, LONGEST, 1.0)
     return Photo(image if shape == original else resize(image, shape).round().astype(np.uint8), original)
 
 

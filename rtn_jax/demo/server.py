@@ -34,6 +34,14 @@ REACHABLE = (
 BELOW = ("/assets/", "/static/", "/gradio_api/heartbeat/")
 """What the page itself asks for. The rest of gradio, which can read files and fetch addresses, is out of reach."""
 
+_SETTINGS = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_OFFLINE": "1",
+    # Gradio's figures of its own, which nobody sees here: else a table of 10,000 events, anew after every event.
+    "GRADIO_ANALYTICS_MAX_EVENTS": "1",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
+}
+
 _JOIN = "/gradio_api/queue/join"
 
 POLICY = (
@@ -51,8 +59,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Guard:
     """An ASGI application around another: answers what the page needs and refuses the rest, unread."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    def __init__(self, app: App, uploads: Path) -> None:
+        self._app, self._uploads = app, uploads.resolve()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -61,7 +69,7 @@ class Guard:
             refusal = _refusal(scope)
             if refusal is None and scope["path"] == _JOIN and scope["method"] == "POST":
                 body = await _whole(receive)
-                if _names_an_address(body):
+                if _names_another_file(body, self._uploads):
                     refusal = 400, "expected uploaded files"
                 receive = _replayed(body, receive)
             if refusal is None:
@@ -107,18 +115,19 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _names_an_address(body: bytes) -> bool:
-    """Whether an address stands where a file's path should be: gradio would fetch it."""
-    found: list[bool] = []
+def _names_another_file(body: bytes, uploads: Path) -> bool:
+    """Whether a file is named that is no upload. Gradio would copy it to where uploads are, or fetch an address."""
+    named: list[str] = []
 
     def look(fields: dict[str, Any]) -> None:
-        found.append("://" in str(fields.get("path")))
+        if fields.get("path") is not None:
+            named.append(str(fields["path"]))
 
     try:
         json.loads(body, object_hook=look)
-    except ValueError:
-        return False  # gradio says what is wrong with it
-    return any(found)
+        return not all(Path(path).resolve().is_relative_to(uploads) for path in named)
+    except (ValueError, OSError, RecursionError):  # OSError: no file can have that name
+        return True
 
 
 def _with_policy(send: Send) -> Send:
@@ -189,6 +198,7 @@ def application(matcher: Matcher, examples: Mapping[str, tuple[Photo, Photo]], u
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     page = build(matcher, examples, uploads)
+    page.has_launched = True  # mounted pages do not say so, and gradio would not check which files it is given
     mounted = gr.mount_gradio_app(
         app,
         page,
@@ -196,7 +206,6 @@ def application(matcher: Matcher, examples: Mapping[str, tuple[Photo, Photo]], u
         server_name=HOST,
         footer_links=[],
         run_history=False,
-        blocked_paths=["/"],
         max_file_size=MAX_BYTES,
         show_error=False,
         ssr_mode=False,
@@ -205,12 +214,12 @@ def application(matcher: Matcher, examples: Mapping[str, tuple[Photo, Photo]], u
         mcp_server=False,
         **look(examples),
     )
-    return Guard(mounted)
+    return Guard(mounted, uploads)
 
 
 @contextlib.contextmanager
 def _gradio_settings() -> Iterator[Path]:
     """A folder for uploads that is gone afterwards, and no messages to gradio's makers."""
     with tempfile.TemporaryDirectory(prefix="rtn_jax_demo_", ignore_cleanup_errors=True) as folder:
-        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+        os.environ |= _SETTINGS | {"GRADIO_TEMP_DIR": folder}
         yield Path(folder)

@@ -12,11 +12,16 @@ import pytest
 import rtn_jax
 from rtn_jax.demo import matcher as matcher_module
 from rtn_jax.demo.matcher import Choice, Matcher, Recent
-from rtn_jax.demo.photos import as_photo
+from rtn_jax.demo.photos import Photo
 from rtn_jax.images import resize
 from tests.networks import ONE_LEVEL, moving_params, photos, small_config
 
 CHOICE = Choice("one")
+
+
+def as_photo(image) -> Photo:
+    """As it is: the page enlarges small ones."""
+    return Photo(image, image.shape[:2])
 
 
 @pytest.fixture(scope="module")

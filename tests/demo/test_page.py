@@ -21,6 +21,7 @@ from PIL import Image
 
 import rtn_jax
 from benchmarks.demo import at_once
+from rtn_jax.coordinates import resize_points
 from rtn_jax.demo.matcher import Choice, Matcher
 from rtn_jax.demo.photos import example_photos, read_photo
 from rtn_jax.images import read_image, resize
@@ -31,7 +32,10 @@ from tests.networks import moving_params, photos, small_config
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORKS = {"runs/first": moving_params(scale=0.05), "runs/second": moving_params(small_config(image_size=64), seed=1)}
-PICTURES = "[...document.querySelectorAll('#source img, #target img, #warp img')].map(i => i.src)"
+# Where a share of the source's box is on the picture in it, which is shown whole, in its middle, and not enlarged.
+WHERE = """(i => { const b = i.getBoundingClientRect(), w = i.naturalWidth, h = i.naturalHeight,
+  s = Math.min(b.width / w, b.height / h, 1);
+  return [w / 2 + (ACROSS - .5) * b.width / s, h / 2 + (DOWN - .5) * b.height / s]; })(document.querySelector('#source img'))"""
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +146,8 @@ def test_an_example_is_there_when_the_page_opens(page, matcher):
     match = matcher.match(src, tgt, Choice("runs/first"))
     listed = rows(page)
     assert [row[0] for row in listed] == list(range(len(listed), 0, -1))
-    np.testing.assert_allclose([row[1:3] for row in listed][::-1], match.good_points(10), atol=1)
+    chosen = resize_points(match.good_points(10), src.shape, src.original)
+    np.testing.assert_allclose([row[1:3] for row in listed][::-1], chosen, atol=1)
     assert picture(page, "source").shape[:2] == src.shape
     assert picture(page, "target").shape[:2] == tgt.shape
     assert "Click a point in the source" in said(page)
@@ -153,15 +158,15 @@ def test_a_click_shows_its_match(page, matcher):
     match = matcher.match(src, tgt, Choice("runs/first"))
     page.click("#points button:nth-of-type(3)")  # no points
     page.until("!document.querySelector('#table tbody tr')")
-    row = click_and_wait(page, 0.5, 0.5)
+    row = click_and_wait(page, 0.4, 0.7)
     assert row[0] == 1
-    middle = np.asarray(src.shape[::-1]) / 2
-    np.testing.assert_allclose(row[1:3], middle, atol=4)
-    expected = match.carry(np.asarray([row[1:3]]))[0]
-    assert np.abs(expected - middle).max() > 3, "the match is elsewhere"
-    np.testing.assert_allclose(row[3:5], expected, atol=2)
-    assert row[5] == pytest.approx(match.sureness(np.asarray([row[1:3]]))[0], abs=0.02)
-    for name, (x, y) in (("source", row[1:3]), ("target", row[3:5])):
+    at = page.js(WHERE.replace("ACROSS", "0.4").replace("DOWN", "0.7"))  # on the picture, as shown
+    np.testing.assert_allclose(row[1:3], resize_points(np.asarray(at), src.shape, src.original), atol=2)
+    expected = match.carry(np.asarray([at]))[0]
+    assert np.abs(expected - at).max() > 3, "the match is elsewhere"
+    np.testing.assert_allclose(row[3:5], resize_points(expected, tgt.shape, tgt.original), atol=2)
+    assert row[5] == pytest.approx(match.sureness(np.asarray([at]))[0], abs=0.02)
+    for name, (x, y) in (("source", at), ("target", expected)):
         there = picture(page, name)[round(y), round(x)].astype(int)
         assert np.abs(there - PALETTE[0]).max() < 30, f"a dot in the {name}"
 
@@ -173,15 +178,16 @@ def test_photos_of_ones_own_are_chosen_or_dropped(page, matcher, tmp_path, rng):
     page.until("document.querySelector('#note').innerText === 'Load a source photo as well.'")
     assert not rows(page)
     page.choose_file("#source input[type=file]", tmp_path / "src.png")
-    page.until("document.querySelector('#source img')?.naturalWidth === 400")
+    page.until("document.querySelector('#source img')?.naturalWidth === 640")
     page.drop_file("#target img", tmp_path / "tgt.jpg")  # onto the photo that is there
-    page.until("document.querySelector('#target img')?.naturalWidth === 350")
+    page.until("document.querySelector('#target img')?.naturalWidth === 448")
     page.until("document.querySelector('#note').innerText.includes('Matched')")
     row = click_and_wait(page, 0.5, 0.75)
     np.testing.assert_allclose(row[1:3], (200, 225), atol=4)
-    pair = [read_photo(tmp_path / name, name) for name in ("src.png", "tgt.jpg")]
-    match = matcher.match(*pair, Choice("runs/first"))
-    np.testing.assert_allclose(row[3:5], match.carry(np.asarray([row[1:3]]))[0], atol=2)
+    src, tgt = (read_photo(tmp_path / name, name) for name in ("src.png", "tgt.jpg"))
+    at = resize_points(np.asarray([row[1:3]]), src.original, src.shape)
+    expected = resize_points(matcher.match(src, tgt, Choice("runs/first")).carry(at), tgt.shape, tgt.original)[0]
+    np.testing.assert_allclose(row[3:5], expected, atol=2)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +208,7 @@ def test_a_bad_file_gets_a_message_and_the_page_lives_on(page, served, tmp_path,
     page.until("!document.querySelector('#target img')")
     assert picture(page, "source").std() > 20, "the other photo is still there"
     page.choose_file("#target input[type=file]", _photo_file(tmp_path))
-    page.until("document.querySelector('#target img')?.naturalWidth === 200")
+    page.until("document.querySelector('#target img')?.naturalWidth === 640")
     page.until("document.querySelector('#note').innerText.includes('Matched')")
     points = len(rows(page))
     click_and_wait(page, 0.3, 0.4)

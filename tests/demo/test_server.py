@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import json
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -36,7 +37,7 @@ def answer(path, *, method="GET", host="127.0.0.1:7860", body=b"", **headers):
     raw = [(b"host", host.encode())]
     raw += [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "path": path, "method": method, "headers": raw}
-    asyncio.run(Guard(app)(scope, receive, send))
+    asyncio.run(Guard(app, Path("/tmp/uploads"))(scope, receive, send))
     start, body = sent
     return start["status"], dict(start["headers"]), body["body"]
 
@@ -90,16 +91,22 @@ def test_bodies_are_bounded_before_they_are_read():
     assert answer(join, method="POST", content_length="-1")[0] == 411
 
 
-def test_an_address_is_no_file():
+def test_no_file_but_an_upload_can_be_named():
     def joined(body):
         return answer("/gradio_api/queue/join", method="POST", body=body, content_length=str(len(body)))
 
-    good = json.dumps({"data": [None, {"path": "/tmp/a/http.png", "url": "http://127.0.0.1/file=a"}]}).encode()
-    assert joined(good)[::2] == (200, b"page" + good)
-    assert joined(b"not JSON")[0] == 200, "gradio's to answer"
-    for address in ("https://example.org/a.png", "http://127.0.0.1/a.png", "file:///etc/passwd"):
-        bad = json.dumps({"data": [{"deep": [{"path": address}]}]})
-        assert joined(bad.encode())[0] == joined(bad.replace("://", "\\u003a//").encode())[0] == 400
+    def naming(path):
+        return json.dumps({"data": [None, {"deep": [{"path": path, "url": "http://127.0.0.1/file=a"}]}]}).encode()
+
+    for good in (naming("/tmp/uploads/a/photo.png"), naming(None), b"[]"):
+        assert joined(good)[::2] == (200, b"page" + good)
+    for path in (
+        *("/etc/passwd", "/tmp/uploads/../secret.png", "/tmp/uploads2/a.png", "secret.png", "", "a" * 9000, "\0"),
+        *("https://example.org/a.png", "http://127.0.0.1/a.png", "file:///etc/passwd", ["/etc/passwd"]),
+    ):
+        assert joined(naming(path))[0] == 400, path
+    assert joined(naming("/etc/passwd").replace(b"/", b"\\u002f"))[0] == 400
+    assert joined(b"not JSON")[0] == 400
 
 
 def test_a_port_is_taken_once():

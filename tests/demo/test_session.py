@@ -12,7 +12,7 @@ from PIL import Image
 
 from rtn_jax.demo.drawing import blended, jpeg_address, marked, picture, png_address, table
 from rtn_jax.demo.matcher import Choice, Matcher
-from rtn_jax.demo.photos import LONGEST, as_photo
+from rtn_jax.demo.photos import LONGEST, Photo, as_photo
 from rtn_jax.demo.session import MAX_POINTS, Session
 from rtn_jax.images import resize
 from rtn_jax.visualize.drawing import PALETTE
@@ -29,7 +29,7 @@ def matcher():
 @pytest.fixture(scope="module")
 def pair():
     rng = np.random.default_rng(5)
-    return as_photo(photos(rng, 1, 480, 2 * LONGEST)[0]), as_photo(photos(rng, 1, 200, 150)[0])
+    return as_photo(photos(rng, 1, 480, 2 * LONGEST)[0]), Photo(photos(rng, 1, 200, 150)[0], (200, 150))
 
 
 @pytest.fixture
