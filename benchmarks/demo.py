@@ -113,7 +113,7 @@ def in_a_browser(url: str, clicks: int) -> list[float]:
         page.until("document.querySelectorAll('#table tbody tr').length > 4", seconds=120)
         times = []
         for _ in range(clicks + 5):
-            across, down = rng.uniform(0.05, 0.95, 2)
+            across, down = rng.uniform(0.1, 0.9, 2)
             times.append(float(page.js(_CLICK.replace("ACROSS", str(across)).replace("DOWN", str(down)))))
             time.sleep(0.2)
     return times[5:]

@@ -62,13 +62,13 @@ class Browser:
         return result
 
     def wait(self, ready: Callable[[], T | None], what: str, seconds: float = SECONDS) -> T:
-        """The first true answer of `ready`, asked after everything that the browser says."""
+        """The first true answer of `ready`, asked after everything that the browser says and ten times a second."""
         deadline = time.monotonic() + seconds
         while not (found := ready()):
             left = deadline - time.monotonic()
             if left < 0:
                 raise TimeoutError(f"the browser: {what}")
-            self._read(left)
+            self._read(min(left, 0.1))
         return found
 
     def page(self) -> Page:

@@ -26,8 +26,8 @@ from rtn_jax.visualize.mesh import sample
 MAX_BYTES = 20 * 2**20
 """Of an uploaded file."""
 LONGEST = 640
-"""Pixels of the longer side at which a photo is kept and shown. Networks see less, and a click has to draw it; a smaller
-photo is enlarged, since gradio misplaces clicks on a picture that is smaller than its box."""
+"""Pixels of the longer side at which a photo is kept and shown. Networks see less, and a click has to draw it. A smaller
+one is enlarged: gradio misplaces clicks on a picture that is smaller than its box."""
 
 Warp = tuple[tuple[tuple[float, float, float], tuple[float, float, float]], tuple[float, float]]
 """[A | t] and the wave's height along x and y, normalised (1 is half the image)."""
