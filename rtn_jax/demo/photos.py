@@ -26,8 +26,9 @@ from rtn_jax.visualize.mesh import sample
 MAX_BYTES = 20 * 2**20
 """Of an uploaded file."""
 LONGEST = 640
-"""Pixels of the longer side at which a photo is kept and shown. Networks see less, and a click has to draw it. A smaller
-one is enlarged: gradio misplaces clicks on a picture that is smaller than its box."""
+"""Pixels of the longer side at which a photo is kept and shown: networks see less, and a click has to draw it.
+
+A smaller one is enlarged, since gradio misplaces clicks on a picture that is smaller than its box."""
 
 Warp = tuple[tuple[tuple[float, float, float], tuple[float, float, float]], tuple[float, float]]
 """[A | t] and the wave's height along x and y, normalised (1 is half the image)."""
@@ -94,9 +95,8 @@ def example_photos() -> dict[str, tuple[Photo, Photo]]:
     builtin = builtin_photos()
     pairs = {}
     for title, (src, other) in EXAMPLES.items():
-        photo = as_photo(builtin[src])
-        tgt = builtin[other] if isinstance(other, str) else _warped(photo.image, other)
-        pairs[title] = (photo, as_photo(tgt))
+        tgt = builtin[other] if isinstance(other, str) else _warped(builtin[src], other)
+        pairs[title] = (as_photo(builtin[src]), as_photo(tgt))
     return pairs
 
 
