@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("rtn_jax.training.command", "TrainConfig"),
     "evaluate": ("rtn_jax.reporting.command", "EvaluateConfig"),
     "match": ("rtn_jax.matching.command", "MatchConfig"),
+    "demo": ("rtn_jax.demo.command", "DemoConfig"),
     "pack": ("rtn_jax.trained.command", "PackConfig"),
     "prepare": ("rtn_jax.data.prepare", "PrepareConfig"),
     "weights": ("rtn_jax.weights.command", "WeightsConfig"),

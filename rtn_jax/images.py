@@ -132,13 +132,14 @@ def image_shape(source: str | os.PathLike[str] | bytes, name: str | None = None)
     """(height, width) that `read_image` (of a path) or `decode_image` (of bytes) would give, from the header alone.
 
     Raises:
-        ValueError: the path is missing, a folder, empty or no picture.
+        ValueError: the path is missing, a folder, empty, no picture, or one of more than 100 megapixels.
     """
     label = str(source) if name is None and not isinstance(source, bytes) else str(name)
     with _explained(label):
         if not isinstance(source, bytes):
             _check_ordinary(Path(source))
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=READABLE) as image:
+            _check_pixels(image)  # first: Pillow looks for a PNG's EXIF data behind its pixels, which it decodes
             sideways = _orientation(image, warn=False) >= 5
             return (image.width, image.height) if sideways else (image.height, image.width)
 
@@ -165,9 +166,13 @@ def _read(source: Path | io.BytesIO, name: str) -> UInt8[np.ndarray, "H W 3"]:
     return np.array(rgb if upright is None else rgb.transpose(upright))
 
 
-def _check_content(image: Image.Image, name: str) -> None:
+def _check_pixels(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read")
+
+
+def _check_content(image: Image.Image, name: str) -> None:
+    _check_pixels(image)
     if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a phone's JPEG with a preview
         log.warning("%s: an animation, its first frame is taken", name)
 

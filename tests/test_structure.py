@@ -26,6 +26,7 @@ LAYERS = (  # a module may import those of its own layer and of the layers above
     {"model", "checkpoints", "trained"},
     {"artefact", "evaluation", "matching", "pictures"},
     {"training", "reporting", "commands"},
+    {"demo"},
 )
 
 

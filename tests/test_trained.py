@@ -73,7 +73,7 @@ def test_a_trained_backbone_is_refused(params, tmp_path):
 
 def test_files_that_are_something_else(params, tmp_path):
     (tmp_path / "text").write_text("no")
-    with pytest.raises(ValueError, match="a safetensors file .*, found a file that begins with"):
+    with pytest.raises(ValueError, match=r"a safetensors file .*, found a file that begins with"):
         trained.read_trained(tmp_path / "text")
     write_tensors(tmp_path / "other.safetensors", {"a": np.zeros(3, np.float32)}, {})
     with pytest.raises(ValueError, match="expected a network of rtn_jax"):
