@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
@@ -185,6 +186,7 @@ def serve(
                 await super().startup(sockets)
                 started()
 
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # or uploads would stay on the disk
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything is closed
             Server(config).run(sockets=[listener])
 
