@@ -15,8 +15,9 @@ INSTALL = "the page needs gradio, which is not installed: pip install 'rtn_jax[d
 class DemoConfig:
     """Opens a web page on this machine: click a point in one photo and see it in another."""
 
-    ckpt: tuple[Path, ...] = (Path("runs/vgg"),)
-    """Checkpoints or run folders (or a net-epoch.mat of the release) to choose from, the first one at the start."""
+    ckpt: tuple[Path, ...] = (Path("vgg"),)
+    """Checkpoints or run folders (or a net-epoch.mat of the release, or the name of a network that comes with the
+    package) to choose from, the first one at the start."""
     port: int = 7860
     """Of http://127.0.0.1; 0 takes a free one."""
 

@@ -29,8 +29,9 @@ class MatchConfig:
     """Photo whose points are looked for."""
     tgt: Positional[tuple[Path, ...]]
     """Photos they are looked for in, one or more."""
-    ckpt: Path = Path("runs/vgg")
-    """Checkpoint or run folder, or a net-epoch.mat of the release."""
+    ckpt: Path = Path("vgg")
+    """Checkpoint or run folder, a net-epoch.mat of the release, or the name of a network that comes with the package
+    (vgg)."""
     out: Path = Path("match.png")
     """Picture to write (.png, .jpg, .webp). With several targets the name of each is added to it
     (match_lion.png); a folder, or a name without suffix, gets a picture per target (matches/lion.png)."""
