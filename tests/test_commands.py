@@ -188,7 +188,7 @@ def test_match_draws_one_picture_from_any_formats(home, trained):
     src, tgt = photos(rng, 1, 90, 120)[0], photos(rng, 1, 150, 100)[0]
     Image.fromarray(src).save(home / "src.webp")
     Image.fromarray(np.dstack([tgt, np.full(tgt.shape[:2], 200, np.uint8)])).save(home / "tgt.png")
-    done = command(home, "rtn_jax", "match", "src.webp", "tgt.png", "--out=match.png")
+    done = command(home, "rtn_jax", "match", "src.webp", "tgt.png", "--ckpt=runs/vgg", "--out=match.png")
     assert done.stdout.strip() == "match.png"
     picture = read_image(home / "match.png")
     assert min(picture.shape[:2]) > 300
@@ -281,4 +281,4 @@ def test_an_unknown_command_is_named(capsys, monkeypatch):
     with pytest.raises(SystemExit) as end:
         main_module.main()
     assert end.value.code == 2
-    assert "'mach'; expected one of: match" in capsys.readouterr().err
+    assert "'mach'; expected one of: train, evaluate, match" in capsys.readouterr().err

@@ -57,6 +57,9 @@ ONLY_PARSED = {
     "docs/weights.md: python -m rtn_jax weights convert": "a ResNet-101; weights/test_command.py",
     "docs/examples.md: python examples/serve_exported.py": "serves for ever; test_examples.py",
     "docs/adding_a_backbone.md: pytest": "in a copy of the library, below",
+    "README.md: python -m rtn_jax demo": "serves for ever; demo/test_page.py",
+    "docs/demo.md: python -m rtn_jax demo": "serves for ever; demo/test_page.py",
+    "docs/demo.md: pip install": "test_packaging.py",
     "README.md: pip install": "test_packaging.py, and .ci/run installs",
     "README.md: pytest": "this is it",
     "README.md: ruff": ".ci/run",
@@ -130,6 +133,7 @@ def test_what_is_listed_as_only_parsed_is_there():
 def furnish(folder: Path) -> None:
     """What the documents' commands and code take for granted, in small; not a run that they would make themselves."""
     rng = np.random.default_rng(0)
+    rtn_jax.save(folder / "vgg", moving_params())  # which comes before the package's network of that name
     for name, photo in zip(("cat.jpg", "lion.jpg"), photos(rng, 2, 40, 48), strict=True):
         save_image(folder / name, photo)
     save_image(folder / "cat_mask.png", 255 * (photos(rng, 1, 40, 48)[0] > 128).astype(np.uint8))
