@@ -26,7 +26,7 @@ def as_photo(image) -> Photo:
 
 @pytest.fixture(scope="module")
 def params():
-    return moving_params(small_config(levels=ONE_LEVEL), scale=0.05)
+    return moving_params(small_config(levels=ONE_LEVEL, residual_units="image"), scale=0.05)
 
 
 @pytest.fixture(scope="module")

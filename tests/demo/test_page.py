@@ -41,7 +41,7 @@ WHERE = """(i => { const b = i.getBoundingClientRect(), w = i.naturalWidth, h = 
 @pytest.fixture(scope="module")
 def matcher():
     """What the page's answers are compared with: two networks of one shape."""
-    config = small_config(levels=ONE_LEVEL)
+    config = small_config(levels=ONE_LEVEL, residual_units="image")
     return Matcher({f"runs/{seed}": moving_params(config, scale=0.05, seed=seed) for seed in range(2)})
 
 

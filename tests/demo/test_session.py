@@ -23,7 +23,7 @@ CHOICE = Choice("one")
 
 @pytest.fixture(scope="module")
 def matcher():
-    return Matcher({"one": moving_params(small_config(levels=ONE_LEVEL), scale=0.05)})
+    return Matcher({"one": moving_params(small_config(levels=ONE_LEVEL, residual_units="image"), scale=0.05)})
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from tests.networks import ONE_LEVEL, moving_params, photos, small_config
 
 @pytest.fixture(scope="session")
 def params():
-    return moving_params(small_config(levels=ONE_LEVEL), scale=0.05)
+    return moving_params(small_config(levels=ONE_LEVEL, residual_units="image"), scale=0.05)
 
 
 @pytest.fixture(scope="session")
