@@ -59,6 +59,8 @@ ONLY_PARSED = {
     "docs/adding_a_backbone.md: pytest": "in a copy of the library, below",
     "README.md: python -m rtn_jax demo": "serves for ever; demo/test_page.py",
     "docs/demo.md: python -m rtn_jax demo": "serves for ever; demo/test_page.py",
+    "docs/model_card.md: python train.py": "three quarters of an hour, of published photos",
+    "docs/model_card.md: python -m rtn_jax pack": "the run before; test_trained.py",
     "docs/demo.md: pip install": "test_packaging.py",
     "README.md: pip install": "test_packaging.py, and .ci/run installs",
     "README.md: pytest": "this is it",
@@ -130,13 +132,22 @@ def test_what_is_listed_as_only_parsed_is_there():
         assert any(line_id(line).startswith(start) for line in LINES), start
 
 
+def expanded(folder: Path, word: str) -> list[str]:
+    """As a shell would."""
+    found = sorted(str(path.relative_to(folder)) for path in folder.glob(word)) if "*" in word else []
+    return found or [word]
+
+
 def furnish(folder: Path) -> None:
     """What the documents' commands and code take for granted, in small; not a run that they would make themselves."""
     rng = np.random.default_rng(0)
     rtn_jax.save(folder / "vgg", moving_params())  # which comes before the package's network of that name
-    for name, photo in zip(("cat.jpg", "lion.jpg"), photos(rng, 2, 40, 48), strict=True):
+    (folder / "cats").mkdir()
+    names = ("cat.jpg", "lion.jpg", "cats/one.jpg", "cats/two.jpg", "painted.png")
+    for name, photo in zip(names, photos(rng, len(names), 100, 140), strict=True):
         save_image(folder / name, photo)
-    save_image(folder / "cat_mask.png", 255 * (photos(rng, 1, 40, 48)[0] > 128).astype(np.uint8))
+    for name in ("cat_mask.png", "mask.png"):
+        save_image(folder / name, 255 * (photos(rng, 1, 100, 140)[0] > 128).astype(np.uint8))
     for name in ("photos", "held_out_photos", "classes"):
         (folder / name).mkdir()
         write_two_classes(folder / name, 40, 48)
@@ -321,7 +332,7 @@ def test_command_lines_run(document, tmp_path):
             continue
         if "PF-WILLOW" in line_id(line) and not (tmp_path / "PF-WILLOW").exists():
             continue
-        words = shortened(line[1])
+        words = [found for word in shortened(line[1]) for found in expanded(home, word)]
         words = [sys.executable, *words[1:]] if words[0] == "python" else words
         done = subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, f"{line_id(line)}\n{done.stdout}{done.stderr}"
