@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float, Shaped
 
 from rtn_jax.affine import add_residual, identity_field, resize_field, transfer_points
-from rtn_jax.backbones import Tap, backbone
+from rtn_jax.backbones import Tap, backbone, level_strides
 from rtn_jax.config import Config
 from rtn_jax.coordinates import Shape, denormalize_vectors, pixel_grid, pixels_to_cells, resize_points
 from rtn_jax.correlation import l2_normalize, window_correlation
@@ -139,8 +139,7 @@ def transfer_keypoints(out: Output, src_points: Any) -> Float[Array, "..."]:
 def grids(config: Config) -> tuple[tuple[int, Shape], ...]:
     """Per level, image pixels per cell and the (height, width) of the grid."""
     height, width = _padded_size(config)
-    strides = _strides(config)
-    return tuple((stride, (height // stride, width // stride)) for stride in strides)
+    return tuple((stride, (height // stride, width // stride)) for stride in level_strides(config))
 
 
 def field_mapping(
@@ -295,15 +294,9 @@ def _to_model_size(config: Config, image: Shaped[Array, "b H W 3"]) -> Float[Arr
 
 
 def _padded_size(config: Config) -> Shape:
-    stride = max(_strides(config))
+    stride = max(level_strides(config))
     height, width = (math.ceil(n / stride) * stride for n in config.image_shape)
     return height, width
-
-
-def _strides(config: Config) -> list[int]:
-    """Per level, pixels of the network's image per cell."""
-    network = backbone(config)
-    return [level.downscale * network.stride(level.layer) for level in config.levels]
 
 
 def _wide(config: Config) -> Any:

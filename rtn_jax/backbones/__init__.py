@@ -10,7 +10,7 @@ from rtn_jax.backbones.resnet import ResNetBackbone
 from rtn_jax.backbones.vgg import VGGBackbone
 from rtn_jax.config import BackboneName, Config
 
-__all__ = ["Backbone", "Pretrained", "Shapes", "Tap", "Weights", "backbone", "full_weight_shapes"]
+__all__ = ["Backbone", "Pretrained", "Shapes", "Tap", "Weights", "backbone", "full_weight_shapes", "level_strides"]
 
 
 def _vgg(config: Config, layers: tuple[str, ...], depth: int) -> VGGBackbone:
@@ -63,10 +63,19 @@ def backbone(config: Config) -> Backbone:
     built = _BACKBONES[config.backbone](config, tuple(level.layer for level in config.levels))
     if config.resnet_stride != Config.resnet_stride and not isinstance(built, ResNetBackbone):
         raise ValueError(f"resnet_stride: {config.backbone} is no ResNet and has none, got {config.resnet_stride}")
-    strides = [level.downscale * built.stride(level.layer) for level in config.levels]
+    strides = _strides(built, config)
     if strides != sorted(strides, reverse=True):
         raise ValueError(f"levels: expected coarse to fine, got strides {strides}")
     return built
+
+
+def level_strides(config: Config) -> list[int]:
+    """Per level, pixels of the network's image per cell. Raises ValueError as `backbone`."""
+    return _strides(backbone(config), config)
+
+
+def _strides(built: Backbone, config: Config) -> list[int]:
+    return [level.downscale * built.stride(level.layer) for level in config.levels]
 
 
 def full_weight_shapes(name: BackboneName) -> Shapes:

@@ -59,11 +59,13 @@ def weak(params: Params, batch: Batch, recipe: Recipe) -> tuple[Float[Array, ""]
     source S, and S matched to T, are together the warp, which is known. Nothing that ignores S can satisfy it.
     """
     keys = _keys(batch["seeds"])
-    src, tgt = (encode(params, _coloured(batch[name], keys, recipe, i)) for i, name in enumerate(("src", "tgt"), 1))
-    pairs = [(src, tgt)]
+    images = [_coloured(batch[name], keys, recipe, i) for i, name in enumerate(("src", "tgt"), 1)]
     if recipe.consistency_weight or recipe.synthetic_weight:
         warp, photos = _warped(batch["tgt"], keys, recipe)
-        warped = encode(params, _coloured(photos, keys, recipe, 3))
+        images.append(_coloured(photos, keys, recipe, 3))
+    src, tgt, *others = _encode_all(params, images)
+    pairs = [(src, tgt)]
+    for warped in others:
         pairs += [(warped, src)] if recipe.consistency_weight else []
         pairs += [(warped, tgt)] if recipe.synthetic_weight else []
     matched = _match_all(params, pairs)
@@ -170,6 +172,13 @@ def _from_truth(
     return synthetic_loss(
         history, truth, valid, decay=recipe.decay, matrix_weight=recipe.matrix_weight, reduction=recipe.reduction
     )
+
+
+def _encode_all(params: Params, images: Sequence[Array]) -> list[Features]:
+    """Features of several batches of images, all through the backbone as one."""
+    together, parts = encode(params, jnp.concatenate(images)), len(images)
+    stacked = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), together)
+    return [jax.tree.map(itemgetter(i), stacked) for i in range(parts)]
 
 
 def _match_all(params: Params, pairs: Sequence[tuple[Features, Features]]) -> list[Output]:
