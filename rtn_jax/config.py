@@ -17,6 +17,7 @@ DtypeName = Literal["float32", "bfloat16", "float64"]
 ResNetStride = Literal[16, 8]
 ResidualUnits = Literal["window", "image"]
 StrideIn = Literal["1x1", "3x3"]
+Start = Literal["identity", "consensus"]
 
 MIN_IMAGE_SIZE = 32
 
@@ -73,6 +74,10 @@ class Config:
     """Of the translations that the geometry network predicts. `window`: 1 is the radius of the correlation window, so
     that a peak of the volume means the same at every level and image size; `image`: 1 is half the image, as released.
     """
+    starts: tuple[Start, ...] = ("identity",)
+    """Fields that the recurrence is begun from, each by itself; of several results each pair keeps the one that is
+    surer of itself. `identity`: nothing moves, as the paper has it; `consensus`: the affine map that most mutual
+    nearest neighbours agree on. Training begins at the identity alone."""
     final_correlation: bool = True
     """Compute the returned volume with the final field. False: the release's, from before the last residual."""
     compute_dtype: DtypeName = "float32"
@@ -106,6 +111,9 @@ class Config:
                 f"image_size: expected a number or (height, width), whole numbers of at least {MIN_IMAGE_SIZE}, "
                 f"got {self.image_size}"
             )
+        object.__setattr__(self, "starts", tuple(self.starts))
+        if not self.starts or len(set(self.starts)) < len(self.starts) or not set(self.starts) <= set(get_args(Start)):
+            raise ValueError(f"starts: expected one or more of {', '.join(get_args(Start))}, got {self.starts!r}")
         for name in ("radius", "geometry_width"):
             if not _is_whole(getattr(self, name), 1):
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {getattr(self, name)!r}")

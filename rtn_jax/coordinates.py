@@ -128,6 +128,17 @@ def denormalize_points(points: Any, shape: Shape, normalization: Normalization) 
     return denormalize_vectors(points, shape, normalization) + (_xy(shape, points) - 1) / 2
 
 
+def points_from_middle(points: Any, shape: Shape) -> Any:
+    """Pixels `[..., 2]` to positions from the image's middle in halves of its longer side, one unit along both axes."""
+    points = _float(points)
+    return (points - (_xy(shape, points) - 1) / 2) / (max(shape) / 2)
+
+
+def vectors_from_middle(vectors: Any, shape: Shape) -> Any:
+    """Displacements `[..., 2]` in the units of `points_from_middle` to pixels."""
+    return _float(vectors) * (max(shape) / 2)
+
+
 def mirror_points(points: Any, shape: Shape) -> Any:
     """Positions `[..., 2]` folded back at the image's outer edges, as if it were surrounded by mirror images.
 

@@ -61,6 +61,7 @@ def synthetic_loss(
     *,
     decay: float = 0.8,
     matrix_weight: float = 0.0,
+    scale: float = 0.0,
     reduction: str = "mean",
 ) -> Float[Array, ""]:
     """L1 between the field after every iteration and the field the pair was made with.
@@ -74,6 +75,8 @@ def synthetic_loss(
         valid: per level, `[b, h, w]`, the cells whose true position lies inside the target.
         decay: 0 supervises the last iteration alone, as the release does.
         matrix_weight: of the L1 on the 2x2 part, which a loss on translations alone lets drift away from the truth.
+        scale: a cell's error `e` counts as `scale (1 - exp(-e / scale))`, so that large ones have next to no gradient;
+            0: as `e`.
         reduction: `mean` over the valid cells of each pair and the two coordinates (four entries of the 2x2 part), or
             `sum` over both as the release; then the mean over the pairs.
 
@@ -101,7 +104,8 @@ def synthetic_loss(
         difference = jnp.abs(_at_least_single(fields) - true)
         translation = over_entries(difference[..., 2], axis=-1)
         matrix = over_entries(difference[..., :2], axis=(-1, -2))
-        errors.append(_over_pairs(translation + matrix_weight * matrix, inside, reduction))
+        error = translation + matrix_weight * matrix
+        errors.append(_over_pairs(-scale * jnp.expm1(-error / scale) if scale else error, inside, reduction))
     return _over_iterations(errors, decay)
 
 

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from rtn_jax.affine import add_residual, identity_field, resize_field, transfer_points
 from rtn_jax.backbones import Tap, backbone, level_strides
-from rtn_jax.config import Config
+from rtn_jax.config import Config, Start
+from rtn_jax.consensus import affine_consensus, affine_field
 from rtn_jax.coordinates import Shape, denormalize_vectors, pixel_grid, pixels_to_cells, resize_points
 from rtn_jax.correlation import l2_normalize, window_correlation
 from rtn_jax.params import Params, geometry_network
@@ -113,6 +114,19 @@ def match(params: Params, src: Features, tgt: Features) -> Output:
     return _output(params.config, affine, history, volume, src.image_shape, tgt.image_shape)
 
 
+def pair_confidence(out: Output) -> Float[Array, " b"]:
+    """How sure the network is of each pair, `[b]` in 0..1: the mean over the most confident quarter of the source.
+
+    An object covers a part of its picture; what is around it has no correspondence, and says nothing about the pair.
+    """
+    return _surest(out.confidence)
+
+
+def _surest(confidence: Float[Array, "b h w"]) -> Float[Array, " b"]:
+    places = jnp.sort(confidence.reshape(len(confidence), -1), axis=-1)
+    return places[:, 3 * places.shape[1] // 4 :].mean(-1)
+
+
 def transfer_keypoints(out: Output, src_points: Any) -> Float[Array, "..."]:
     """Carries points of the source over to the target.
 
@@ -201,17 +215,35 @@ def _refined(
     params: Params, src: dict[str, Tap], tgt: dict[str, Tap]
 ) -> tuple[Float[Array, "b h w 2 3"], tuple[Float[Array, "_ b _ _ 2 3"], ...], Float[Array, "b h w m"]]:
     """The levels, coarse to fine: the final field, the fields after every iteration, and the last raw volume."""
-    config = params.config
-    batch = src[config.levels[0].tap].output.shape[0]
-    field = identity_field(batch, grids(config)[0][1], _wide(config))
-    history = []
+    config, history = params.config, []
+    field = jnp.concatenate([_start(config, name, src, tgt) for name in config.starts])
+    src, tgt = (jax.tree.map(lambda x: jnp.concatenate([x] * len(config.starts)), taps) for taps in (src, tgt))
     for level, (_, shape) in zip(config.levels, grids(config), strict=True):
         while field.shape[1] < shape[0]:  # grids differ by powers of two: images are padded to whole cells
             field = resize_field(field, (2 * field.shape[1], 2 * field.shape[2]), border=config.upsampling)
         correlate = _correlation_under(params, level.layer, src[level.tap], tgt[level.tap])
         field, volume, fields = _iterate(params, level.iterations, correlate, field)
         history.append(fields)
-    return field, tuple(history), correlate(field) if config.final_correlation else volume
+    volume = correlate(field) if config.final_correlation else volume
+    kept = _surer(volume, len(config.starts))
+    return field[kept], tuple(fields[:, kept] for fields in history), volume[kept]
+
+
+def _start(config: Config, name: Start, src: dict[str, Tap], tgt: dict[str, Tap]) -> Float[Array, "b h w 2 3"]:
+    """A field on the first level's grid."""
+    first, (_, shape) = config.levels[0].tap, grids(config)[0]
+    if name == "identity":
+        return identity_field(len(src[first].output), shape, _wide(config))
+    # Of the images as they are: a level of reduced ones tells less apart.
+    tap = next((level.tap for level in config.levels if level.downscale == 1), first)
+    maps = affine_consensus(src[tap].output, tgt[tap].output)
+    return affine_field(maps.astype(_wide(config)), shape, normalization=config.normalization)
+
+
+def _surer(volume: Float[Array, "n h w m"], starts: int) -> Int[Array, " b"]:
+    """Of results from several starts, one after the other, the indices of those that each pair keeps."""
+    sure = _surest(volume[..., volume.shape[-1] // 2]).reshape(starts, -1)
+    return sure.argmax(0) * sure.shape[1] + jnp.arange(sure.shape[1])
 
 
 Correlate = Callable[[Float[Array, "b h w 2 3"]], Float[Array, "b h w m"]]

@@ -369,22 +369,24 @@ def synthetic_loss(
     decay: float,
     matrix_weight: float,
     reduction: Literal["mean", "sum"],
+    scale: float = 0.0,
 ) -> float:
     """L1 between every field of one pair and the truth over the valid cells, the iterations of all levels weighted."""
     errors = []
     for fields, true, inside in zip(history, truth, valid, strict=True):
         for field in fields:
-            translations, matrices = [], []
+            cells = []
             for y in range(true.shape[0]):
                 for x in range(true.shape[1]):
                     if inside[y, x]:
-                        for i in (0, 1):
-                            translations.append(abs(field[y, x, i, 2] - true[y, x, i, 2]))
-                            matrices += [abs(field[y, x, i, j] - true[y, x, i, j]) for j in (0, 1)]
-            if reduction == "sum" or not translations:
-                errors.append(sum(translations) + matrix_weight * sum(matrices))
-            else:
-                errors.append(sum(translations) / len(translations) + matrix_weight * sum(matrices) / len(matrices))
+                        translations = [abs(field[y, x, i, 2] - true[y, x, i, 2]) for i in (0, 1)]
+                        matrices = [abs(field[y, x, i, j] - true[y, x, i, j]) for i in (0, 1) for j in (0, 1)]
+                        if reduction == "sum":
+                            error = sum(translations) + matrix_weight * sum(matrices)
+                        else:
+                            error = sum(translations) / 2 + matrix_weight * sum(matrices) / 4
+                        cells.append(scale * (1 - math.exp(-error / scale)) if scale else error)
+            errors.append(sum(cells) if reduction == "sum" or not cells else sum(cells) / len(cells))
     return over_iterations(errors, decay)
 
 

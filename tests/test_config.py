@@ -26,6 +26,7 @@ CHANGED = Config(
     resnet_stride=8,
     pixel_mean=(1.0, 2.0, 3.0),
     stride_in="3x3",
+    starts=("consensus", "identity"),
 )
 
 
@@ -118,6 +119,9 @@ def test_replace_refuses(unchecked):
         ({"image_size": 16}, r"^image_size: .* at least 32, got \(16, 16\)"),
         ({"image_size": (64, 64, 3)}, r"^image_size: .* got \(64, 64, 3\)"),
         ({"image_size": (64.0, 64.0)}, r"^image_size: .* got \(64\.0, 64\.0\)"),
+        ({"starts": ()}, r"^starts: expected one or more of identity, consensus, got \(\)"),
+        ({"starts": ("identity", "identity")}, r"^starts: expected one or more of .*, got \('identity', 'identity'\)"),
+        ({"starts": ("mirror",)}, r"^starts: expected one or more of identity, consensus, got \('mirror',\)"),
         ({"radius": 0}, r"^radius: expected a whole number of at least 1, got 0"),
         ({"radius": 1.5}, r"^radius: expected a whole number of at least 1, got 1\.5"),
         ({"geometry_width": 0}, r"^geometry_width: expected a whole number of at least 1, got 0"),

@@ -17,7 +17,7 @@ from rtn_jax.losses import synthetic_loss, tie_loss, weak_loss
 from tests import oracle
 
 # Compiled once for many tests.
-SYNTHETIC = jax.jit(synthetic_loss, static_argnames=("decay", "matrix_weight", "reduction"))
+SYNTHETIC = jax.jit(synthetic_loss, static_argnames=("decay", "matrix_weight", "scale", "reduction"))
 TIE = jax.jit(tie_loss, static_argnames=("normalization", "decay"))
 
 # --- weak_loss
@@ -143,9 +143,11 @@ REDUCTIONS = pytest.mark.parametrize("reduction", ["mean", "sum"])
 
 
 @REDUCTIONS
-@pytest.mark.parametrize(("decay", "matrix_weight"), [(0.8, 0.0), (0.5, 0.25), (1.0, 1.0), (0.0, 0.5)])
-def test_synthetic_equals_the_slow_loop(levels, decay, matrix_weight, reduction):
-    options = {"decay": decay, "matrix_weight": matrix_weight, "reduction": reduction}
+@pytest.mark.parametrize(
+    ("decay", "matrix_weight", "scale"), [(0.8, 0.0, 0.0), (0.5, 0.25, 0.3), (1.0, 1.0, 2.0), (0.0, 0.5, 0.0)]
+)
+def test_synthetic_equals_the_slow_loop(levels, decay, matrix_weight, scale, reduction):
+    options = {"decay": decay, "matrix_weight": matrix_weight, "scale": scale, "reduction": reduction}
     np.testing.assert_allclose(SYNTHETIC(*levels, **options), slow_synthetic(levels, **options), rtol=1e-5)
 
 
@@ -182,6 +184,17 @@ def test_synthetic_by_hand(options, expected):
     options = {"decay": 0.8, "matrix_weight": 0.0, "reduction": "mean"} | options
     slow = oracle.synthetic_loss([np.asarray(history)], [np.zeros((2, 2, 2, 3))], [np.asarray(valid[0])], **options)
     np.testing.assert_allclose(slow, expected, rtol=1e-6)
+
+
+def test_synthetic_with_a_scale_hardly_counts_what_is_far_off(levels):
+    """Errors far below the scale count as they are, those far above it have no gradient."""
+    history, truth, valid = levels
+    near = [true + 1e-4 * (fields - true) for fields, true in zip(history, truth, strict=True)]
+    np.testing.assert_allclose(SYNTHETIC(near, truth, valid, scale=1.0), SYNTHETIC(near, truth, valid), rtol=1e-3)
+    far = [fields + 100 for fields in history]
+    value, gradient = jax.value_and_grad(partial(SYNTHETIC, scale=0.5))(far, truth, valid)
+    np.testing.assert_allclose(value, 0.5, rtol=1e-6)
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) < 1e-6
 
 
 @REDUCTIONS

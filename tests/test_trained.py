@@ -87,8 +87,9 @@ def test_files_that_are_something_else(params, tmp_path):
 
 def test_the_command(params, tmp_path, capsys):
     rtn_jax.save(tmp_path / "run", params)
-    pack(PackConfig(ckpt=tmp_path / "run", out=tmp_path / "b.safetensors", image_size=96))
-    assert trained.read_trained(tmp_path / "b.safetensors").config == params.config.replace(image_size=96)
+    pack(PackConfig(ckpt=tmp_path / "run", out=tmp_path / "b.safetensors", image_size=96, starts=("consensus",)))
+    changed = params.config.replace(image_size=96, starts=("consensus",))
+    assert trained.read_trained(tmp_path / "b.safetensors").config == changed
     assert capsys.readouterr().out.startswith(f"{tmp_path}/b.safetensors: ")
     with pytest.raises(ValueError, match=r"^out: expected a name that ends in \.safetensors"):
         pack(PackConfig(ckpt=tmp_path / "run", out=tmp_path / "b.npz"))

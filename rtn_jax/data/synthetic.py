@@ -34,6 +34,10 @@ class WarpRange:
     """Normalised (1 is half the image), to either side."""
     bend: float = 0.1
     """Largest displacement of a thin-plate control point, normalised."""
+    zoom: float = 1.0
+    """Largest factor, either way, of both axes together and besides `scale`; the release's have none."""
+    mirror: float = 0.0
+    """Share of warps that also mirror left and right; the release's never do."""
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -42,6 +46,10 @@ class WarpRange:
         for name in ("rotation", "shear", "translation", "bend"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+        if not self.zoom >= 1:
+            raise ValueError(f"zoom: expected at least 1, got {self.zoom}")
+        if not 0 <= self.mirror <= 1:
+            raise ValueError(f"mirror: expected a share from 0 to 1, got {self.mirror}")
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["affine", "bend"], meta_fields=[])
@@ -71,6 +79,13 @@ def _random_warp(key: Array, limits: WarpRange) -> Warp:
     rotation = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
     shearing = jnp.array([[1.0, shear[0]], [shear[1], 1.0]])
     translation = draw(3, (2, 1), -limits.translation, limits.translation)
+    # Keys of their own, so that the rest of a warp is the same without.
+    if limits.zoom > 1:
+        power = jax.random.uniform(jax.random.fold_in(key, 5), minval=-1.0, maxval=1.0)
+        scale = scale * limits.zoom**power
+    if limits.mirror:
+        mirrored = jax.random.bernoulli(jax.random.fold_in(key, 6), limits.mirror)
+        scale = scale * jnp.where(mirrored, jnp.array([-1.0, 1.0]), 1.0)
     affine = jnp.concatenate([rotation @ shearing * scale, translation], -1)
     return Warp(affine, draw(4, (9, 2), -limits.bend, limits.bend))
 

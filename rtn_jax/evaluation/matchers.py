@@ -29,7 +29,7 @@ from rtn_jax.coordinates import (
 from rtn_jax.correlation import l2_normalize
 from rtn_jax.data.pairs import Files, Pair
 from rtn_jax.images import resize
-from rtn_jax.model import Features, encode, grids, match
+from rtn_jax.model import Features, encode, grids, match, pair_confidence
 from rtn_jax.params import Params
 from rtn_jax.sampling import bilinear_sample
 
@@ -54,7 +54,7 @@ class Transfer:
     confidence: float | None = None
     """How sure the matcher is of the whole answer, to be compared between its answers for one source; None: unknown.
 
-    `nearest`: the mean over the source's cells of the best cosine. `network`: the mean of `Output.confidence`.
+    `nearest`: the mean over the source's cells of the best cosine. `network`: `pair_confidence`.
     """
     given_flow: Callable[[], Flow] | None = None
     """The flow of every source pixel where it is known as such, and not by asking for points."""
@@ -157,7 +157,7 @@ def network(features: ImageFeatures, *, mirrored: bool = False) -> Matcher:
         src, src_shapes = features.batch([pair.src for pair in filled])
         tgt, tgt_shapes = features.batch([pair.tgt for pair in filled], mirrored)
         out = match(features.params, src, tgt)
-        confidences = np.asarray(out.confidence, np.float64).mean((1, 2)).tolist()
+        confidences = np.asarray(pair_confidence(out), np.float64).tolist()
         flows, fields = np.asarray(out.flow), np.asarray(out.affine)
         answers = zip(flows, fields, confidences, src_shapes, tgt_shapes, strict=True)
         return [answer(*parts) for parts in answers][: len(pairs)]
@@ -195,8 +195,8 @@ def carried(flow: Flow, points: Points) -> Points:
 def mirror_aware(matcher: Matcher, mirrored: Matcher) -> Matcher:
     """Matches against the target and against its mirror image and keeps, pair by pair, the more confident answer.
 
-    The rule: the mirror image's answer is taken if its confidence (`Transfer.confidence`, a mean over the whole source
-    image) is strictly greater. No ground truth is used.
+    The rule: the mirror image's answer is taken if its confidence (`Transfer.confidence`) is strictly greater. No
+    ground truth is used.
     """
 
     def predict(pairs: Sequence[Pair]) -> list[Transfer]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from rtn_jax.config import Start
 from rtn_jax.matching.answer import TOLERANCE
 from rtn_jax.version import __version__
 
@@ -57,6 +58,9 @@ class MatchConfig:
     """Both photos are resized to this square inside; the checkpoint's unless given."""
     iterations: tuple[int, ...] | None = None
     """Recurrent steps per level, coarse to fine; the checkpoint's unless given."""
+    starts: tuple[Start, ...] | None = None
+    """Where the recurrence is begun: identity, consensus (the affine map that most mutual nearest neighbours agree
+    on), or both, of which each pair keeps the surer result; the checkpoint's unless given."""
 
     def __post_init__(self) -> None:
         from rtn_jax.matching.points import parse_points
@@ -93,7 +97,7 @@ def match(config: MatchConfig) -> None:
     )
     inputs = [path for path in (config.src, *config.tgt, config.mask, config.edit) if path is not None]
     files.check(plan, config.json, inputs, folder)
-    asked = {"image_size": config.image_size, "iterations": config.iterations}
+    asked = {"image_size": config.image_size, "iterations": config.iterations, "starts": config.starts}
     changes = {name: value for name, value in asked.items() if value is not None}
 
     # Everything is read before anything is written.

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rtn_jax.config import BackboneName, ResNetStride
+from rtn_jax.config import BackboneName, ResNetStride, Start
 from rtn_jax.metrics import PckKind
 
 DatasetName = Literal["held_out", "pf_willow", "pf_pascal", "tss", "caltech101", "spair71k", "json"]
 
 FLOORS = ("identity", "nearest")
-NETWORK_OPTIONS = ("image_size", "iterations", "resnet_stride", "compute_dtype")
+NETWORK_OPTIONS = ("image_size", "iterations", "starts", "resnet_stride", "compute_dtype")
 """What can be changed about a network without other weights."""
 
 
@@ -47,7 +47,7 @@ class EvaluateConfig:
     alphas: tuple[float, ...] | None = None
     """Fractions of it; as published unless given."""
     mirror_aware: bool = False
-    """Match against the target and its mirror image, keep per pair the answer whose mean confidence is greater."""
+    """Match against the target and its mirror image, keep per pair the answer that is surer of itself."""
     skip_bad: bool = False
     """Leave pairs with unusable files out, and say how many, instead of stopping at the first."""
     shard: str | None = None
@@ -56,6 +56,9 @@ class EvaluateConfig:
     """Both images are resized to this square; the checkpoint's unless given."""
     iterations: tuple[int, ...] | None = None
     """Recurrent steps per level, coarse to fine; the checkpoint's unless given."""
+    starts: tuple[Start, ...] | None = None
+    """Where the recurrence is begun: identity, consensus (the affine map that most mutual nearest neighbours agree
+    on), or both, of which each pair keeps the surer result; the checkpoint's unless given."""
     resnet_stride: ResNetStride | None = None
     """ResNets: image pixels per cell of conv4, 16 or (dilated) 8; the checkpoint's unless given."""
     compute_dtype: Literal["float32", "bfloat16"] | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from rtn_jax import checkpoints
+from rtn_jax.config import Start
 from rtn_jax.trained import write_trained
 
 
@@ -22,6 +23,8 @@ class PackConfig:
     """File to write, .safetensors."""
     image_size: int | None = None
     """The size the network is to be used at; the one it was trained at unless given."""
+    starts: tuple[Start, ...] | None = None
+    """Where its recurrence is to be begun (`Config.starts`); where training began it unless given."""
 
 
 def pack(config: PackConfig) -> None:
@@ -32,8 +35,7 @@ def pack(config: PackConfig) -> None:
     """
     if config.out.suffix != ".safetensors":
         raise ValueError(f"out: expected a name that ends in .safetensors, got {config.out}")
-    params = checkpoints.load(config.ckpt)
-    if config.image_size is not None:
-        params = params.configure(image_size=config.image_size)
-    write_trained(config.out, params)
+    asked = {"image_size": config.image_size, "starts": config.starts}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    write_trained(config.out, checkpoints.load(config.ckpt).configure(**changes))
     sys.stdout.write(f"{config.out}: {config.out.stat().st_size:,} bytes\n")

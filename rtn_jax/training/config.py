@@ -128,10 +128,21 @@ class TrainConfig:
     consistency_weight: float | None = None
     """Weak: weight of warp consistency: a warp of the target, matched to the source and from there back to the target,
     is to give that warp. 0: none is made."""
+    consistency_scale: float | None = None
+    """Weak: errors of warp consistency well beyond this (1 is half the image) hardly count: there, nothing matches.
+    0: all count."""
+    mirror_aware: bool | None = None
+    """Weak: let each pair have its source mirrored if the network, as it is, then matches it more confidently."""
     synthetic_weight: float | None = None
     """Weak: weight of the synthetic loss on warps of the pairs' target photos; 0: none are made."""
     translation: float | None = None
     """Largest translation of a synthetic warp; 1 is half the image."""
+    rotation: float | None = None
+    """Largest rotation of a synthetic warp, degrees."""
+    zoom: float | None = None
+    """Largest factor by which a synthetic warp changes an object's size, either way; 1: only as its axes are scaled."""
+    mirror: float | None = None
+    """Share of synthetic warps that also mirror left and right."""
     colour: float | None = None
     """Strength of random changes of brightness, contrast and saturation, to either image by itself; 0: none."""
 

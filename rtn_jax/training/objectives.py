@@ -19,12 +19,12 @@ from jaxtyping import Array, Bool, Float, Key, UInt8
 
 from rtn_jax.affine import compose_fields, field_statistics
 from rtn_jax.config import Config
-from rtn_jax.coordinates import Shape, cells_to_pixels, normalize_vectors, pixel_grid
+from rtn_jax.coordinates import Shape, cells_to_pixels, flip_box, normalize_vectors, pixel_grid
 from rtn_jax.correlation import l2_normalize
 from rtn_jax.data.colour import ColourRange, jitter_colours
-from rtn_jax.data.synthetic import Warp, WarpRange, inside, random_warps, warp_jacobian, warp_mapping, warp_photos
+from rtn_jax.data.synthetic import Warp, inside, random_warps, warp_jacobian, warp_mapping, warp_photos
 from rtn_jax.losses import correspondence_loss, synthetic_loss, tie_loss, weak_loss
-from rtn_jax.model import Features, Output, apply, encode, grids, match
+from rtn_jax.model import Features, Output, apply, encode, grids, match, pair_confidence
 from rtn_jax.params import Params
 from rtn_jax.training.recipes import Recipe, StageName
 
@@ -63,7 +63,12 @@ def weak(params: Params, batch: Batch, recipe: Recipe) -> tuple[Float[Array, ""]
     if recipe.consistency_weight or recipe.synthetic_weight:
         warp, photos = _warped(batch["tgt"], keys, recipe)
         images.append(_coloured(photos, keys, recipe, 3))
+    if recipe.mirror_aware:
+        images.append(images[0][:, :, ::-1])
     src, tgt, *others = _encode_all(params, images)
+    src_box = batch["src_box"]
+    if recipe.mirror_aware:
+        src, src_box, mirrored = _surer(params, src, others.pop(), tgt, src_box)
     pairs = [(src, tgt)]
     for warped in others:
         pairs += [(warped, src)] if recipe.consistency_weight else []
@@ -71,7 +76,7 @@ def weak(params: Params, batch: Batch, recipe: Recipe) -> tuple[Float[Array, ""]
     matched = _match_all(params, pairs)
     out, terms, value = matched[0], {}, jnp.zeros(())
     if recipe.weak_weight:
-        mask = box_mask(grids(params.config)[-1], batch["src_box"])
+        mask = box_mask(grids(params.config)[-1], src_box)
         terms["weak_loss"] = weak_loss(
             out.correlation, mask, temperature=recipe.temperature, reduction=recipe.reduction
         )
@@ -83,7 +88,9 @@ def weak(params: Params, batch: Batch, recipe: Recipe) -> tuple[Float[Array, ""]
             jax.vmap(partial(compose_fields, second=back[-1], normalization=params.config.normalization))(there)
             for there, back in zip(matched[1].history, out.history, strict=True)
         ]
-        terms["consistency_loss"] = _from_truth(params.config, there_and_back, warp, recipe, batch["tgt_box"])
+        terms["consistency_loss"] = _from_truth(
+            params.config, there_and_back, warp, recipe, batch["tgt_box"], recipe.consistency_scale
+        )
         value = value + recipe.consistency_weight * terms["consistency_loss"]
     if recipe.synthetic_weight:
         terms["synthetic_loss"] = _from_truth(params.config, matched[-1].history, warp, recipe)
@@ -91,6 +98,8 @@ def weak(params: Params, batch: Batch, recipe: Recipe) -> tuple[Float[Array, ""]
     if recipe.tie_weight:
         terms["tie_loss"] = _tie(params.config, out, recipe)
         value = value + recipe.tie_weight * terms["tie_loss"]
+    if recipe.mirror_aware:
+        terms["mirrored"] = mirrored.mean()
     return value, terms | field_statistics(lax.stop_gradient(out.affine))
 
 
@@ -160,18 +169,44 @@ def true_fields(
 
 def _warped(photos: UInt8[Array, "b H W 3"], keys: Key[Array, " b"], recipe: Recipe) -> tuple[Warp, Array]:
     """Random warps, and photos seen through them."""
-    warp = random_warps(keys, WarpRange(translation=recipe.translation))
+    warp = random_warps(keys, recipe.warps)
     return warp, warp_photos(warp, photos.astype(jnp.float32))
 
 
 def _from_truth(
-    config: Config, history: Sequence[Array], warp: Warp, recipe: Recipe, box: Float[Array, "b 4"] | None = None
+    config: Config,
+    history: Sequence[Array],
+    warp: Warp,
+    recipe: Recipe,
+    box: Float[Array, "b 4"] | None = None,
+    scale: float = 0.0,
 ) -> Float[Array, ""]:
     """How far fields are from a warp's; with a box, where the warp leads into it."""
     truth, valid = zip(*true_fields(config, warp, box), strict=True)
     return synthetic_loss(
-        history, truth, valid, decay=recipe.decay, matrix_weight=recipe.matrix_weight, reduction=recipe.reduction
+        history,
+        truth,
+        valid,
+        decay=recipe.decay,
+        matrix_weight=recipe.matrix_weight,
+        scale=scale,
+        reduction=recipe.reduction,
     )
+
+
+def _surer(
+    params: Params, src: Features, mirrored: Features, tgt: Features, box: Float[Array, "b 4"]
+) -> tuple[Features, Float[Array, "b 4"], Float[Array, " b"]]:
+    """Per pair, the source or its mirror image, whichever is matched more confidently; its box; 1 where mirrored."""
+    matched = _match_all(lax.stop_gradient(params), lax.stop_gradient([(src, tgt), (mirrored, tgt)]))
+    plain, other = (pair_confidence(out) for out in matched)
+    flip = other > plain
+
+    def choose(a: Array, b: Array) -> Array:
+        return jnp.where(flip.reshape(-1, *[1] * (a.ndim - 1)), b, a)
+
+    flipped = flip_box(box, params.config.image_shape[1])
+    return jax.tree.map(choose, src, mirrored), choose(box, flipped), flip.astype(box.dtype)
 
 
 def _encode_all(params: Params, images: Sequence[Array]) -> list[Features]:

@@ -9,6 +9,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from rtn_jax.data.synthetic import WarpRange
+
 StageName = Literal["synthetic", "weak", "features"]
 RecipeName = Literal["default", "released"]
 OptimizerName = Literal["adamw", "sgd"]
@@ -48,8 +50,13 @@ class Recipe:
     temperature: float = 20.0
     weak_weight: float = 1.0
     consistency_weight: float = 0.0
+    consistency_scale: float = 0.0
+    mirror_aware: bool = False
     synthetic_weight: float = 0.0
     translation: float = 0.25
+    rotation: float = 15.0
+    zoom: float = 1.0
+    mirror: float = 0.0
     colour: float = 0.0
 
     def __post_init__(self) -> None:
@@ -64,11 +71,17 @@ class Recipe:
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int | float) and not 0 <= value < _LARGEST:
+            if isinstance(value, int | float) and not isinstance(value, bool) and not 0 <= value < _LARGEST:
                 raise ValueError(f"{field.name}: expected a finite number of at least 0, got {value}")
         for name in ("warmup", "average", "momentum", "colour"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name}: expected less than 1, got {getattr(self, name)}")
+        _ = self.warps  # refuses what it must
+
+    @property
+    def warps(self) -> WarpRange:
+        """How far the synthetic warps go."""
+        return WarpRange(translation=self.translation, rotation=self.rotation, zoom=self.zoom, mirror=self.mirror)
 
 
 _SGD = Recipe(

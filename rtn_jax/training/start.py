@@ -107,7 +107,9 @@ def _network(train: TrainConfig) -> tuple[Params | None, Config]:
     """The checkpoint to start from, computed the way this run asks for, and the network's config."""
     if train.init is None:
         return None, train.network()
-    params = checkpoints.load(train.init).configure(compute_dtype=train.compute_dtype, remat=train.remat)
+    params = checkpoints.load(train.init)
+    # From the identity alone: what a better start spares the recurrence it would not learn.
+    params = params.configure(compute_dtype=train.compute_dtype, remat=train.remat, starts=("identity",))
     return params, params.config
 
 

@@ -169,6 +169,7 @@ NONE = {"scale": (1.0, 1.0), "rotation": 0.0, "shear": 0.0, "translation": 0.0, 
         ("shear", 30.0, lambda w: np.degrees(np.arctan(w.affine[:, [0, 1], [1, 0]])), -30, 30),
         ("translation", 0.3, lambda w: w.affine[:, :, 2], -0.3, 0.3),
         ("bend", 0.2, lambda w: w.bend, -0.2, 0.2),
+        ("zoom", 2.0, lambda w: np.log2(np.diagonal(w.affine[..., :2], axis1=1, axis2=2)), -1, 1),
     ],
 )
 def test_ranges_are_kept_and_filled(name, limit, measure, low, high):
@@ -179,9 +180,28 @@ def test_ranges_are_kept_and_filled(name, limit, measure, low, high):
     assert high - margin < values.max() <= high + 1e-4
 
 
+def test_zoom_is_of_both_axes():
+    affine = random_warps(keys(20), WarpRange(**NONE, zoom=2.0)).affine
+    np.testing.assert_allclose(affine[:, 0, 0], affine[:, 1, 1], rtol=1e-6)
+    np.testing.assert_array_equal(affine[:, [0, 1], [1, 0]], 0)
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(1.0, 1, 1), (0.25, 0.15, 0.35)])
+def test_mirrored_warps_show_the_photo_from_the_other_side_first(share, low, high):
+    """As many as asked for; a warp of a mirrored photo is otherwise the one that is drawn without."""
+    plain, mirrored = (random_warps(keys(200), WarpRange(mirror=m)) for m in (0.0, share))
+    flipped = np.linalg.det(mirrored.affine[..., :2]) < 0
+    assert low <= flipped.mean() <= high
+    expected = plain.affine * np.where(flipped[:, None, None], [-1.0, 1.0, 1.0], 1.0)
+    np.testing.assert_allclose(mirrored.affine, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(mirrored.bend, plain.bend)
+
+
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
+        ({"zoom": 0.9}, r"^zoom: expected at least 1, got 0\.9"),
+        ({"mirror": 1.1}, r"^mirror: expected a share from 0 to 1, got 1\.1"),
         ({"scale": (0.0, 1.0)}, r"^scale: expected 0 < low <= high, got \(0\.0, 1\.0\)"),
         ({"scale": (1.2, 0.8)}, r"^scale: expected 0 < low <= high, got \(1\.2, 0\.8\)"),
         ({"rotation": -1.0}, r"^rotation: expected at least 0, got -1\.0"),

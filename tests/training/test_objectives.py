@@ -14,7 +14,7 @@ from rtn_jax.backbones import Tap
 from rtn_jax.correlation import l2_normalize
 from rtn_jax.data.synthetic import WarpRange, random_warps, warp_photos
 from rtn_jax.losses import correspondence_loss
-from rtn_jax.model import Features, Output, encode, grids
+from rtn_jax.model import Features, Output, apply, encode, grids, pair_confidence
 from rtn_jax.params import Params
 from rtn_jax.training import objectives
 from rtn_jax.training.objectives import OBJECTIVES, box_mask, true_fields
@@ -51,9 +51,9 @@ def together(parts: int) -> Output:
 
 
 @functools.cache
-def compiled(stage, recipe, config):
+def compiled(stage, recipe, config, sure):
     def compute(batch):
-        shown = []
+        shown, sures = [], iter(sure)
 
         def encode(params, images):
             return Features({"": Tap((), images)}, images.shape[1:3])
@@ -67,6 +67,7 @@ def compiled(stage, recipe, config):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(objectives, "encode", encode)
             patch.setattr(objectives, "match", match)
+            patch.setattr(objectives, "pair_confidence", lambda out: jnp.asarray(next(sures)))
             patch.setattr(objectives, "apply", lambda params, *pair: match(params, *(encode(params, x) for x in pair)))
             value, metrics = OBJECTIVES[stage](Params({}, config), batch, recipe)
         return value, metrics, shown
@@ -74,9 +75,12 @@ def compiled(stage, recipe, config):
     return jax.jit(compute)
 
 
-def look(stage, batch, recipe, config=CONFIG):
-    """The value of an objective, its metrics, and the images (src, tgt) that the network was shown."""
-    value, metrics, shown = jax.device_get(compiled(stage, recipe, config)(batch))
+def look(stage, batch, recipe, config=CONFIG, sure=()):
+    """The value of an objective, its metrics, and the images (src, tgt) that the network was shown.
+
+    `sure`: what it thinks of the pairs, each time it is asked.
+    """
+    value, metrics, shown = jax.device_get(compiled(stage, recipe, config, sure)(batch))
     return float(value), {name: float(metric) for name, metric in metrics.items()}, shown
 
 
@@ -88,7 +92,7 @@ def warps(recipe):
     return random_warps(jax.vmap(jax.random.key)(SEEDS), WarpRange(translation=recipe.translation))
 
 
-def slow_synthetic(out, recipe, config=CONFIG, box=None):
+def slow_synthetic(out, recipe, config=CONFIG, box=None, scale=0.0):
     """The mean over the pairs of the oracle's loss of each."""
     truth = true_fields(config, warps(recipe), None if box is None else jnp.asarray(box))
     fields = [(np.asarray(truth), np.asarray(valid)) for truth, valid in truth]
@@ -99,6 +103,7 @@ def slow_synthetic(out, recipe, config=CONFIG, box=None):
             [valid[pair] for _, valid in fields],
             decay=recipe.decay,
             matrix_weight=recipe.matrix_weight,
+            scale=scale,
             reduction=recipe.reduction,
         )
         for pair in range(PAIRS)
@@ -135,13 +140,13 @@ def slow_consistency(there, back, recipe, config=CONFIG):
         for level, last in zip(there.history, back.history, strict=True)
     ]
     out = dataclasses.replace(there, history=tuple(map(jnp.asarray, history)))
-    return slow_synthetic(out, recipe, config, box=PAIRED["tgt_box"])
+    return slow_synthetic(out, recipe, config, box=PAIRED["tgt_box"], scale=recipe.consistency_scale)
 
 
-def slow_weak(out, recipe):
+def slow_weak(out, recipe, boxes=BOXES):
     """The cross-entropy of the window's centre over the cells in the box, and the mean cosine there."""
     losses, cosines = [], []
-    for volume, mask in zip(np.asarray(out.correlation, np.float64), cells_in(CONFIG, BOXES), strict=True):
+    for volume, mask in zip(np.asarray(out.correlation, np.float64), cells_in(CONFIG, boxes), strict=True):
         cells = [volume[y, x] for y, x in np.argwhere(mask)]
         entropies = [np.log(np.exp(recipe.temperature * (cell - cell[12])).sum()) for cell in cells]
         losses.append(sum(entropies) if recipe.reduction == "sum" else np.mean(entropies))
@@ -196,8 +201,9 @@ class TestWeak:
             RECIPES["released"]["weak"],
             dataclasses.replace(OURS, tie_weight=0.0, synthetic_weight=2.5),
             dataclasses.replace(OURS, weak_weight=0.0, tie_weight=0.0, consistency_weight=2.0),
+            dataclasses.replace(OURS, consistency_weight=2.0, consistency_scale=0.2),
         ],
-        ids=["all", "release", "with warps", "consistency"],
+        ids=["all", "release", "with warps", "consistency", "consistency within reach"],
     )
     def test_loss(self, recipe):
         value, metrics, shown = look("weak", PAIRED, recipe)
@@ -226,6 +232,45 @@ class TestWeak:
         np.testing.assert_array_equal(warped, warped_again)
         same = look("synthetic", {"photos": PAIRED["tgt"], "seeds": SEEDS}, OURS)[2][0][0]
         np.testing.assert_allclose(warped, same, atol=1e-3)
+
+    def test_a_source_is_mirrored_if_the_network_is_surer_of_it_then(self):
+        """Of the three pairs the second; the network is asked with the photos as they are first."""
+        recipe = dataclasses.replace(OURS, mirror_aware=True, consistency_weight=1.0)
+        sure = ((0.5, 0.4, 0.5), (0.4, 0.5, 0.5))
+        _, metrics, shown = look("weak", PAIRED, recipe, sure=sure)
+        asked, asked_mirrored, (src, tgt), (_, src_again) = shown
+        for seen, expected in ((asked[0], PAIRED["src"]), (asked_mirrored[0], PAIRED["src"][:, :, ::-1])):
+            np.testing.assert_array_equal(seen, expected)
+        for _, target in (asked, asked_mirrored, (src, tgt)):
+            np.testing.assert_array_equal(target, PAIRED["tgt"])
+        for seen in (src, src_again):
+            np.testing.assert_array_equal(seen[1], PAIRED["src"][1, :, ::-1])
+            np.testing.assert_array_equal(seen[::2], PAIRED["src"][::2])
+        boxes = BOXES.copy()
+        boxes[1] = [31 - 20, 9, 31 - 4, 30]
+        assert metrics["weak_loss"] == pytest.approx(slow_weak(made_up(0), recipe, boxes)[0], rel=1e-5)
+        assert metrics["mirrored"] == pytest.approx(1 / 3)
+        plain = look("weak", PAIRED, dataclasses.replace(recipe, mirror_aware=False))
+        assert plain[1]["weak_loss"] != pytest.approx(metrics["weak_loss"], rel=1e-3)
+        assert "mirrored" not in plain[1]
+
+    def test_choosing_a_side_teaches_nothing(self):
+        """The gradient is that of the side that was chosen, as if the photos had come so."""
+        params, recipe = moving_params(), dataclasses.replace(OURS, mirror_aware=True, tie_weight=0.0)
+        batch = jax.tree.map(jnp.asarray, PAIRED)
+        gradient = jax.jit(jax.grad(lambda *x: OBJECTIVES["weak"](*x)[0]), static_argnums=2)
+        metrics = jax.jit(OBJECTIVES["weak"], static_argnums=2)(params, batch, recipe)[1]
+        sure = [pair_confidence(apply(params, src, batch["tgt"])) for src in (batch["src"], batch["src"][:, :, ::-1])]
+        chosen = sure[1] > sure[0]
+        assert metrics["mirrored"] == pytest.approx(float(chosen.mean()))
+        turned = jnp.where(chosen[:, None, None, None], batch["src"][:, :, ::-1], batch["src"])
+        left, top, right, bottom = jnp.moveaxis(batch["src_box"], -1, 0)
+        boxes = jnp.where(chosen[:, None], jnp.stack([31 - right, top, 31 - left, bottom], -1), batch["src_box"])
+        expected = gradient(
+            params, batch | {"src": turned, "src_box": boxes}, dataclasses.replace(recipe, mirror_aware=False)
+        )
+        for got, leaf in zip(jax.tree.leaves(gradient(params, batch, recipe)), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(got, leaf, atol=1e-4 * max(1e-6, float(jnp.abs(leaf).max())))
 
 
 class TestColours:

@@ -30,6 +30,9 @@ def test_the_release():
         "reduction": "sum",
         "tie_weight": 0,
         "synthetic_weight": 0,
+        "rotation": 15,
+        "zoom": 1,
+        "mirror": 0,
         "colour": 0,
     }
     synthetic = {"epochs": 10, "train_backbone": "none", "decay": 0, "matrix_weight": 0, "translation": 0.4}
@@ -53,7 +56,7 @@ def test_a_recipe_can_be_a_key():
         Recipe().steps = 3
 
 
-NUMBERS = [field.name for field in dataclasses.fields(Recipe) if isinstance(field.default, int | float)]
+NUMBERS = [field.name for field in dataclasses.fields(Recipe) if type(field.default) in (int, float)]
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -66,7 +69,7 @@ def test_numbers_have_bounds(unchecked, name):
     for value in refused:
         with pytest.raises(ValueError, match=f"^{name}: expected .*, got {value}$"):
             Recipe(**{name: value})
-    allowed = 1 if name in ("steps", "batch_size") else 1e-30 if name in above_zero else 0
+    allowed = 1 if name in ("steps", "batch_size", "zoom") else 1e-30 if name in above_zero else 0
     assert getattr(Recipe(**{name: allowed}), name) == allowed
 
 
@@ -101,6 +104,8 @@ def expected_cell(recipe, name):
         return "by epochs"
     if name == "epochs" and not value:
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return value if isinstance(value, str) else f"{value:g}"
 
 
