@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
-import tyro
 from jaxtyping import Float
 
 import rtn_jax
 from benchmarks.fresh import about, machine, table
 from benchmarks.turns import write
-from rtn_jax.config import Config
+from rtn_jax.commands import run
+from rtn_jax.config import Config, Start
 from rtn_jax.coordinates import pixel_grid, resize_points
 from rtn_jax.data.pairs import Benchmark, Pair
 from rtn_jax.evaluation.matchers import BATCH, ImageFeatures, carried
@@ -32,34 +33,40 @@ from rtn_jax.model import field_mapping, match
 from rtn_jax.training.validation import validation_sets
 
 
-def main(
-    ckpt: str = "vgg",
-    on: tuple[str, ...] = ("builtin",),
-    pairs: int = 0,
-    more: int = 1,
-    image_size: int | None = None,
-    out: Path | None = None,
-) -> None:
-    """Prints a table per set: PCK before the first and after every iteration.
+@dataclass(frozen=True, kw_only=True)
+class IterationsConfig:
+    """Prints a table per set: PCK before the first and after every iteration."""
 
-    Args:
-        ckpt: checkpoint, run folder or name of a network that comes with the package.
-        on: sets of keypoint pairs, as `train.py --val` takes them.
-        pairs: of each, evenly spread; all unless given.
-        more: iterations that are added to the last level's.
-        image_size: both images are resized to this square; the checkpoint's unless given.
-        out: JSON file of everything measured.
-    """
-    params = rtn_jax.load(ckpt)
-    config = params.config
-    *first, last = (level.iterations for level in config.levels)
-    params = params.configure(iterations=(*first, last + more), image_size=image_size or config.image_shape)
-    sys.stdout.write(f"{about(machine())}\n{ckpt}, {params.config.image_shape}\n")
+    ckpt: str = "vgg"
+    """Checkpoint, run folder or name of a network that comes with the package."""
+    on: tuple[str, ...] = ("builtin",)
+    """Sets of keypoint pairs, as `train.py --val` takes them."""
+    pairs: int = 0
+    """Of each, evenly spread; 0: all."""
+    more: int = 1
+    """Iterations that are added to the last level's."""
+    image_size: int | None = None
+    """Both images are resized to this square; the checkpoint's unless given."""
+    starts: tuple[Start, ...] | None = None
+    """Where the recurrence is begun; as the checkpoint says unless given."""
+    out: Path | None = None
+    """JSON file of everything measured."""
+
+
+def main(config: IterationsConfig) -> None:
+    """Prints the tables."""
+    params = rtn_jax.load(config.ckpt)
+    *first, last = params.config.iterations
+    asked = {"image_size": config.image_size, "starts": config.starts}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    params = params.configure(iterations=(*first, last + config.more), **changes)
+    shape = params.config.image_shape
+    sys.stdout.write(f"{about(machine())}\n{config.ckpt}, {shape}, begun at {' and '.join(params.config.starts)}\n")
     found = {}
-    for opened in validation_sets(on, pairs=pairs, shape=params.config.image_shape):
+    for opened in validation_sets(config.on, pairs=config.pairs, shape=shape):
         found[opened.key] = curve(params, opened.benchmark)
         sys.stdout.write(_shown(opened.key, params.config, found[opened.key], len(opened.benchmark.pairs)))
-        write(out, machine(), None, {"ckpt": ckpt, "curves": found})
+        write(config.out, machine(), None, {"ckpt": config.ckpt, "curves": found})
 
 
 def curve(params: rtn_jax.Params, benchmark: Benchmark) -> list[dict[str, float]]:
@@ -103,4 +110,4 @@ def _shown(name: str, config: Config, found: list[dict[str, float]], pairs: int)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    run("benchmarks.iterations", IterationsConfig, main)
