@@ -99,6 +99,29 @@ def test_equals_a_slow_search(x64, monkeypatch, rng, name, shape):
         assert np.abs(expected - np.eye(2, 3)).max() > 0.1
 
 
+def test_maps_that_are_tried_are_of_the_kind_that_is_looked_for(x64, rng):
+    """Of maps through three matches that miss by a lot: neither mirrored, nor turned, stretched or scaled too far."""
+    src, noise = (jnp.asarray(rng.uniform(-1, 1, (60, 2))) for _ in range(2))
+    tgt = src + 0.7 * noise
+    maps, allowed = consensus._hypotheses(src, tgt, jnp.ones(60, bool))
+    u, values, v = np.linalg.svd(np.asarray(maps)[..., :2])
+    upright, mirrored = (u @ v)[:, 0, 0] > 0.5, np.linalg.det(np.asarray(maps)[..., :2]) < 0
+    limits = {
+        "turned": upright,
+        "mirrored": ~mirrored,
+        "small": values[:, 1] > 0.4,
+        "large": values[:, 0] < 2.5,
+        "stretched": values[:, 0] < 2 * values[:, 1],
+    }
+    kept = np.asarray(allowed)
+    assert kept.sum() > 10
+    for name, within in limits.items():
+        assert within[kept].all(), name
+        others = np.all([limit for other, limit in limits.items() if other != name], axis=0)
+        if name not in ("mirrored", "turned"):  # what is mirrored or turned is told apart by either
+            assert (others & ~within).any(), f"{name}: decides nothing here"
+
+
 @pytest.mark.parametrize("name", MAPS)
 def test_finds_how_features_were_moved_though_half_of_them_say_something_else(rng, name):
     src, tgt = moved_features(rng, (16, 16), np.array(MAPS[name]), noise=0.3, wrong=0.5)
