@@ -225,6 +225,8 @@ def _refined(
         field, volume, fields = _iterate(params, level.iterations, correlate, field)
         history.append(fields)
     volume = correlate(field) if config.final_correlation else volume
+    if len(config.starts) == 1:
+        return field, tuple(history), volume
     kept = _surer(volume, len(config.starts))
     return field[kept], tuple(fields[:, kept] for fields in history), volume[kept]
 
