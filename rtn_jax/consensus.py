@@ -65,7 +65,8 @@ def affine_consensus(src: Float[Array, "b h w c"], tgt: Float[Array, "b h w c"])
     dtype = jnp.promote_types(src.dtype, jnp.float32)
     places = jnp.asarray(_places(src.shape[1:3]).reshape(-1, 2), dtype)
     described = [l2_normalize(jax.lax.stop_gradient(x)).astype(dtype) for x in (src, tgt)]
-    a, b = (x.reshape(len(x), -1, x.shape[-1]) for x in described)
+    batch, height, width, channels = src.shape
+    a, b = (x.reshape(batch, height * width, channels) for x in described)
     return jax.vmap(lambda cosines: _consensus(places, *_mutual(cosines)))(jnp.einsum("bnc,bmc->bnm", a, b))
 
 

@@ -123,8 +123,9 @@ def pair_confidence(out: Output) -> Float[Array, " b"]:
 
 
 def _surest(confidence: Float[Array, "b h w"]) -> Float[Array, " b"]:
-    places = jnp.sort(confidence.reshape(len(confidence), -1), axis=-1)
-    return places[:, 3 * places.shape[1] // 4 :].mean(-1)
+    batch, height, width = confidence.shape  # an exported program does not know the number of pairs
+    places = jnp.sort(confidence.reshape(batch, height * width), axis=-1)
+    return places[:, 3 * height * width // 4 :].mean(-1)
 
 
 def transfer_keypoints(out: Output, src_points: Any) -> Float[Array, "..."]:
@@ -216,7 +217,8 @@ def _refined(
 ) -> tuple[Float[Array, "b h w 2 3"], tuple[Float[Array, "_ b _ _ 2 3"], ...], Float[Array, "b h w m"]]:
     """The levels, coarse to fine: the final field, the fields after every iteration, and the last raw volume."""
     config, history = params.config, []
-    field = jnp.concatenate([_start(config, name, src, tgt) for name in config.starts])
+    begun = [_start(config, name, src, tgt) for name in config.starts]
+    field = jnp.concatenate(begun)
     src, tgt = (jax.tree.map(lambda x: jnp.concatenate([x] * len(config.starts)), taps) for taps in (src, tgt))
     for level, (_, shape) in zip(config.levels, grids(config), strict=True):
         while field.shape[1] < shape[0]:  # grids differ by powers of two: images are padded to whole cells
@@ -227,7 +229,7 @@ def _refined(
     volume = correlate(field) if config.final_correlation else volume
     if len(config.starts) == 1:
         return field, tuple(history), volume
-    kept = _surer(volume, len(config.starts))
+    kept = _surer(volume, len(begun), begun[0].shape[0])
     return field[kept], tuple(fields[:, kept] for fields in history), volume[kept]
 
 
@@ -235,17 +237,17 @@ def _start(config: Config, name: Start, src: dict[str, Tap], tgt: dict[str, Tap]
     """A field on the first level's grid."""
     first, (_, shape) = config.levels[0].tap, grids(config)[0]
     if name == "identity":
-        return identity_field(len(src[first].output), shape, _wide(config))
+        return identity_field(src[first].output.shape[0], shape, _wide(config))
     # Of the images as they are: a level of reduced ones tells less apart.
     tap = next((level.tap for level in config.levels if level.downscale == 1), first)
     maps = affine_consensus(src[tap].output, tgt[tap].output)
     return affine_field(maps.astype(_wide(config)), shape, normalization=config.normalization)
 
 
-def _surer(volume: Float[Array, "n h w m"], starts: int) -> Int[Array, " b"]:
+def _surer(volume: Float[Array, "n h w m"], starts: int, pairs: int) -> Int[Array, " b"]:
     """Of results from several starts, one after the other, the indices of those that each pair keeps."""
-    sure = _surest(volume[..., volume.shape[-1] // 2]).reshape(starts, -1)
-    return sure.argmax(0) * sure.shape[1] + jnp.arange(sure.shape[1])
+    sure = _surest(volume[..., volume.shape[-1] // 2]).reshape(starts, pairs)
+    return sure.argmax(0) * pairs + jnp.arange(pairs)
 
 
 Correlate = Callable[[Float[Array, "b h w 2 3"]], Float[Array, "b h w m"]]

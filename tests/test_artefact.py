@@ -86,6 +86,17 @@ def test_the_file_alone_gives_the_numbers_of_apply_for_every_batch(params, pairs
         np.testing.assert_allclose(found[f"1/{name}"], first, rtol=0, atol=1e-6 * scale, err_msg=name)
 
 
+def test_a_network_that_begins_at_more_than_the_identity(params, pairs, tmp_path):
+    params = params.configure(starts=("identity", "consensus"))
+    rtn_jax.export(params, (HEIGHT, WIDTH), tmp_path / "network.stablehlo")
+    network = jax_export.deserialize(bytearray((tmp_path / "network.stablehlo").read_bytes()))
+    for n in (1, 2):
+        src, tgt = pairs[:, :n]
+        expected, found = rtn_jax.apply(params, src, tgt), network.call(src, tgt)
+        np.testing.assert_allclose(found["mapping"], expected.mapping, atol=1e-3)
+        np.testing.assert_allclose(found["confidence"], expected.confidence, atol=1e-4)
+
+
 def test_the_weights_are_in_the_file(params, exported):
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     assert size < exported.stat().st_size < size + 200_000
