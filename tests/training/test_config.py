@@ -15,9 +15,14 @@ from rtn_jax.training.recipes import RECIPES, Recipe
 
 FLAGS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 OTHER = {  # a value of every choice of a recipe that no recipe has
-    field.name: {"optimizer": "sgd", "schedule": "constant", "reduction": "sum", "train_backbone": "conv5_1"}.get(
-        field.name, 7 if isinstance(field.default, int) else 0.123
-    )
+    field.name: {
+        "optimizer": "sgd",
+        "schedule": "constant",
+        "reduction": "sum",
+        "train_backbone": "conv5_1",
+        "zoom": 1.23,
+        "mirror_aware": True,
+    }.get(field.name, 7 if isinstance(field.default, int) else 0.123)
     for field in dataclasses.fields(Recipe)
 }
 
