@@ -266,7 +266,8 @@ def test_adding_a_backbone(tmp_path):
 
 
 def test_flags_that_the_prose_names_exist():
-    known = {"--help", "--quick", "--compile_peer", "--update", "--gpu", "--pairs", "--logdir"}  # of benchmarks and other programs
+    # Of benchmarks and other programs.
+    known = {"--help", "--quick", "--compile_peer", "--update", "--gpu", "--pairs", "--logdir"}
     for name in COMMANDS:
         config = command(name)[0]
         known |= {f"--{field.name}" for field in dataclasses.fields(config)}
