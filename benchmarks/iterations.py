@@ -57,9 +57,9 @@ def main(config: IterationsConfig) -> None:
     """Prints the tables."""
     params = rtn_jax.load(config.ckpt)
     *first, last = params.config.iterations
-    asked = {"image_size": config.image_size, "starts": config.starts}
-    changes = {name: value for name, value in asked.items() if value is not None}
-    params = params.configure(iterations=(*first, last + config.more), **changes)
+    params = params.configure_given(
+        iterations=(*first, last + config.more), image_size=config.image_size, starts=config.starts
+    )
     shape = params.config.image_shape
     sys.stdout.write(f"{about(machine())}\n{config.ckpt}, {shape}, begun at {' and '.join(params.config.starts)}\n")
     found = {}

@@ -130,6 +130,14 @@ class Config:
         """Recurrent steps of every level."""
         return tuple(level.iterations for level in self.levels)
 
+    @property
+    def first_look(self) -> int:
+        """The level whose features are compared over whole images: the coarsest of the images as they are.
+
+        One of reduced images reaches farther and tells less apart.
+        """
+        return next((i for i, level in enumerate(self.levels) if level.downscale == 1), 0)
+
     def replace(self, *, iterations: tuple[int, ...] | None = None, **changes: Any) -> Config:
         """A copy with some fields changed; `iterations=(2, 5)` changes those of the levels alone.
 

@@ -22,7 +22,7 @@ from rtn_jax.coordinates import (
     points_from_middle,
     vectors_from_middle,
 )
-from rtn_jax.correlation import l2_normalize
+from rtn_jax.correlation import l2_normalize, mutual_nearest
 
 HYPOTHESES = 2000
 """Maps that are tried, each through three matches."""
@@ -67,7 +67,7 @@ def affine_consensus(src: Float[Array, "b h w c"], tgt: Float[Array, "b h w c"])
     described = [l2_normalize(jax.lax.stop_gradient(x)).astype(dtype) for x in (src, tgt)]
     batch, height, width, channels = src.shape
     a, b = (x.reshape(batch, height * width, channels) for x in described)
-    return jax.vmap(lambda cosines: _consensus(places, *_mutual(cosines)))(jnp.einsum("bnc,bmc->bnm", a, b))
+    return jax.vmap(_consensus, (None, 0, 0))(places, *mutual_nearest(jnp.einsum("bnc,bmc->bnm", a, b)))
 
 
 def affine_field(
@@ -84,12 +84,6 @@ def affine_field(
 def _places(shape: Shape) -> Float[np.ndarray, "h w 2"]:
     places: Float[np.ndarray, "h w 2"] = points_from_middle(pixel_grid(shape, np.float64), shape)
     return places
-
-
-def _mutual(cosines: Float[Array, "n m"]) -> tuple[Array, Bool[Array, " n"]]:
-    """Every source cell's best cell of the target, and whether it is the best of that one."""
-    best = jnp.argmax(cosines, axis=1)
-    return best, jnp.argmax(cosines, axis=0)[best] == jnp.arange(len(best))
 
 
 def _consensus(places: Float[Array, "n 2"], best: Array, mutual: Bool[Array, " n"]) -> Float[Array, "2 3"]:

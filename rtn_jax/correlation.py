@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from rtn_jax.coordinates import window_offsets
 
@@ -15,6 +15,13 @@ _SMALL = 16
 """Rows of a grid that are all compared at once: four blocks would take as long, and longer to compile."""
 NORM_EPSILON = 0.01
 """Added to the sum of squares under the root, as in the release; it also keeps the gradient finite at zero."""
+
+
+def mutual_nearest(cosines: Float[Array, "b n m"]) -> tuple[Int[Array, "b n"], Bool[Array, "b n"]]:
+    """Every source cell's most similar target cell, and whether the source cell is that one's most similar, too."""
+    best = jnp.argmax(cosines, axis=2)
+    back = jnp.take_along_axis(jnp.argmax(cosines, axis=1), best, axis=1)
+    return best, back == jnp.arange(best.shape[1])
 
 
 def l2_normalize(x: Float[Array, "*s c"], epsilon: float = NORM_EPSILON) -> Float[Array, "*s c"]:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from rtn_jax.affine import field_jacobian
 from rtn_jax.coordinates import Normalization, Shape
+from rtn_jax.correlation import mutual_nearest
 
 
 def weak_loss(
@@ -198,9 +199,8 @@ def correspondence_loss(
     allowed = masks[0][:, :, None] & masks[1][:, None, :]
     # Finite, so that a cell without any candidate has a loss and a gradient, which are then not counted.
     cosines = jnp.where(allowed, jnp.einsum("bnc,bmc->bnm", a, b), -2.0)
-    best = jnp.argmax(cosines, axis=2)  # [b, n], of the target's cells
-    back = jnp.take_along_axis(jnp.argmax(cosines, axis=1), best, axis=1)
-    mutual = (back == jnp.arange(best.shape[1])) & masks[0] & masks[1].any(1, keepdims=True)
+    best, mutual = mutual_nearest(cosines)
+    mutual = mutual & masks[0] & masks[1].any(1, keepdims=True)
     logits = jnp.where(allowed, temperature * cosines, -1e9)
     matched = jnp.take_along_axis(logits, best[..., None], axis=2)[..., 0]
     backward = jnp.take_along_axis(jax.nn.logsumexp(logits, axis=1), best, axis=1)

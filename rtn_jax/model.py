@@ -235,11 +235,9 @@ def _refined(
 
 def _start(config: Config, name: Start, src: dict[str, Tap], tgt: dict[str, Tap]) -> Float[Array, "b h w 2 3"]:
     """A field on the first level's grid."""
-    first, (_, shape) = config.levels[0].tap, grids(config)[0]
+    tap, (_, shape) = config.levels[config.first_look].tap, grids(config)[0]
     if name == "identity":
-        return identity_field(src[first].output.shape[0], shape, _wide(config))
-    # Of the images as they are: a level of reduced ones tells less apart.
-    tap = next((level.tap for level in config.levels if level.downscale == 1), first)
+        return identity_field(src[tap].output.shape[0], shape, _wide(config))
     maps = affine_consensus(src[tap].output, tgt[tap].output)
     return affine_field(maps.astype(_wide(config)), shape, normalization=config.normalization)
 

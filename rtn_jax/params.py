@@ -40,6 +40,10 @@ class Params:
             raise ValueError(f"levels: the backbone's weights lack {', '.join(sorted(missing))}")
         return Params(self.weights, config)
 
+    def configure_given(self, **asked: Any) -> Params:
+        """`configure` by the values that are not None: what a command line says, and not what it leaves out."""
+        return self.configure(**{name: value for name, value in asked.items() if value is not None})
+
 
 def init(key: Array, config: Config | None = None, *, backbone_weights: PyTree | Pretrained | None = None) -> Params:
     """A new network. Its geometry network ends in zeros, so untrained it leaves the identity field as it is.

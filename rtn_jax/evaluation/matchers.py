@@ -121,10 +121,8 @@ def nearest(features: ImageFeatures, *, mirrored: bool = False) -> Matcher:
     target's mirror image.
     """
     config = features.params.config
-    # Of the images as they are: a level of reduced ones reaches farther and tells less apart.
-    coarsest = next((i for i, level in enumerate(config.levels) if level.downscale == 1), 0)
-    layer = config.levels[coarsest].tap
-    stride, grid = grids(config)[coarsest]
+    layer = config.levels[config.first_look].tap
+    stride, grid = grids(config)[config.first_look]
 
     def answer(pair: Pair) -> Transfer:
         (src, src_shape), (tgt, tgt_shape) = features(pair.src), features(pair.tgt, mirrored)

@@ -97,11 +97,11 @@ def match(config: MatchConfig) -> None:
     )
     inputs = [path for path in (config.src, *config.tgt, config.mask, config.edit) if path is not None]
     files.check(plan, config.json, inputs, folder)
-    asked = {"image_size": config.image_size, "iterations": config.iterations, "starts": config.starts}
-    changes = {name: value for name, value in asked.items() if value is not None}
 
     # Everything is read before anything is written.
-    params = checkpoints.load(config.ckpt).configure(**changes)
+    params = checkpoints.load(config.ckpt).configure_given(
+        image_size=config.image_size, iterations=config.iterations, starts=config.starts
+    )
     src, *targets = (read_photo(path, params.config) for path in (config.src, *config.tgt))
     job = prepared(
         params,

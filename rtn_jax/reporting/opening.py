@@ -119,8 +119,7 @@ def _params(config: EvaluateConfig) -> Params:
         params = init(jax.random.key(0), default(config.backbone), backbone_weights=backbone_weights)
     else:
         params = checkpoints.load(str(config.ckpt))
-    asked = {name: getattr(config, name) for name in NETWORK_OPTIONS}
-    return params.configure(**{name: value for name, value in asked.items() if value is not None})
+    return params.configure_given(**{name: getattr(config, name) for name in NETWORK_OPTIONS})
 
 
 def weights_hash(params: Params) -> str:

@@ -35,7 +35,6 @@ def pack(config: PackConfig) -> None:
     """
     if config.out.suffix != ".safetensors":
         raise ValueError(f"out: expected a name that ends in .safetensors, got {config.out}")
-    asked = {"image_size": config.image_size, "starts": config.starts}
-    changes = {name: value for name, value in asked.items() if value is not None}
-    write_trained(config.out, checkpoints.load(config.ckpt).configure(**changes))
+    params = checkpoints.load(config.ckpt)
+    write_trained(config.out, params.configure_given(image_size=config.image_size, starts=config.starts))
     sys.stdout.write(f"{config.out}: {config.out.stat().st_size:,} bytes\n")
