@@ -18,6 +18,7 @@ from rtn_jax.coordinates import (
     Shape,
     cell_corners,
     clip_points,
+    contract,
     denormalize_vectors,
     normalize_vectors,
     pixel_grid,
@@ -89,7 +90,7 @@ def sampling_positions(
     _check(field)
     offsets = jnp.asarray(dilation * window_offsets(radius), field.dtype)  # [m, 2]
     centres = field_centres(field, normalization=normalization)
-    return centres[..., None, :] + jnp.einsum("bhwij,mj->bhwmi", field[..., :2], offsets)
+    return centres[..., None, :] + contract("bhwij,mj->bhwmi", field[..., :2], offsets)
 
 
 def field_centres(
@@ -117,7 +118,7 @@ def field_frames(
     _check(field)
     corners = jnp.asarray(side * cell_corners(), field.dtype)  # [4, 2]
     centres = field_centres(field, normalization=normalization)
-    return centres[..., None, :] + jnp.einsum("bhwij,nj->bhwni", field[..., :2], corners)
+    return centres[..., None, :] + contract("bhwij,nj->bhwni", field[..., :2], corners)
 
 
 def field_flow(
@@ -157,7 +158,7 @@ def compose_fields(
     reached = clip_points(field_centres(first, normalization=normalization), first.shape[1:3])
     there = bilinear_sample(second.reshape(*second.shape[:3], 6), reached).reshape(second.shape)
     translation = first[..., 2] + there[..., 2]
-    matrix = jnp.einsum("bhwij,bhwjk->bhwik", there[..., :2], first[..., :2])
+    matrix = contract("bhwij,bhwjk->bhwik", there[..., :2], first[..., :2])
     return jnp.concatenate([matrix, translation[..., None]], -1)
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from rtn_jax.coordinates import (
     Normalization,
     Shape,
+    contract,
     normalize_vectors,
     pixel_grid,
     points_from_middle,
@@ -75,7 +76,7 @@ def affine_field(
 ) -> Float[Array, "b h w 2 3"]:
     """The field of a map on a grid of (height, width) `shape`: `A` everywhere, translations in normalised units."""
     places = jnp.asarray(_places(shape), maps.dtype)
-    moved = jnp.einsum("bij,hwj->bhwi", maps[..., :2], places) + maps[:, None, None, :, 2]
+    moved = contract("bij,hwj->bhwi", maps[..., :2], places) + maps[:, None, None, :, 2]
     translation = normalize_vectors(vectors_from_middle(moved - places, shape), shape, normalization)
     matrix = jnp.broadcast_to(maps[:, None, None, :, :2], (*translation.shape[:3], 2, 2))
     return jnp.concatenate([matrix, translation[..., None]], -1)
@@ -111,8 +112,8 @@ def _hypotheses(
     area = sides[:, 0, 0] * sides[:, 1, 1] - sides[:, 0, 1] * sides[:, 1, 0]
     spanned = jnp.abs(area) > SPREAD
     swapped = jnp.stack([sides[:, 1, 1], -sides[:, 0, 1], -sides[:, 1, 0], sides[:, 0, 0]], -1).reshape(-1, 2, 2)
-    matrix = moved @ (swapped / jnp.where(spanned, area, 1.0)[:, None, None])
-    translation = t[:, 0] - jnp.einsum("kij,kj->ki", matrix, s[:, 0])
+    matrix = contract("kij,kjl->kil", moved, swapped / jnp.where(spanned, area, 1.0)[:, None, None])
+    translation = t[:, 0] - contract("kij,kj->ki", matrix, s[:, 0])
     # Half the sum and half the difference of a 2x2 matrix's singular values; the former's direction is its rotation.
     (a, b), (c, d) = (matrix[:, 0, 0], matrix[:, 0, 1]), (matrix[:, 1, 0], matrix[:, 1, 1])
     alike, unlike = jnp.hypot(a + d, c - b) / 2, jnp.hypot(a - d, b + c) / 2
@@ -126,7 +127,7 @@ def _speaking(
     maps: Float[Array, "k 2 3"], places: Float[Array, "n 2"], there: Float[Array, "n 2"], mutual: Bool[Array, " n"]
 ) -> Float[Array, "k n"]:
     """How much each match speaks for each map, 0..1."""
-    missed = jnp.einsum("kij,nj->kni", maps[..., :2], places) + maps[:, None, :, 2] - there
+    missed = contract("kij,nj->kni", maps[..., :2], places) + maps[:, None, :, 2] - there
     return mutual * jnp.maximum(0, 1 - (missed**2).sum(-1) / TOLERANCE**2)
 
 
@@ -135,6 +136,7 @@ def _fitted(
 ) -> Float[Array, "2 3"]:
     """The map with the least weighted squares. By minors: a solver would tie an exported program to a platform."""
     known = jnp.concatenate([places, jnp.ones_like(places[:, :1])], -1)
-    normal = jnp.einsum("n,ni,nj->ij", weights, known, known)
+    normal = contract("n,ni,nj->ij", weights, known, known)
     minors = jnp.stack([jnp.cross(normal[i - 2], normal[i - 1]) for i in range(3)])  # symmetric, as the matrix is
-    return jnp.einsum("n,ni,nj->ij", weights, there, known) @ minors / (minors[0] @ normal[0])
+    there_by_known = contract("n,ni,nj->ij", weights, there, known)
+    return contract("ij,jk->ik", there_by_known, minors) / contract("i,i->", minors[0], normal[0])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rtn_jax.coordinates import Shape, resize_positions
+from rtn_jax.coordinates import Shape, contract, resize_positions
 
 Border = Literal["edge", "zero"]
 
@@ -49,7 +49,7 @@ def bilinear_sample(image: Float[Array, "b h w c"], points: Float[Array, "b *n 2
         tap = jnp.take_along_axis(padded, (first + offset)[..., None], axis=1, mode="promise_in_bounds")
         # A product written as a contraction: its gradient by the weight is then a dot product, which the CPU computes
         # many times faster than a multiplication followed by a sum over the channels.
-        return jnp.einsum("bnc,bn->bnc", tap, weight)
+        return contract("bnc,bn->bnc", tap, weight)
 
     upper = weighted_tap(0, (1 - fx) * (1 - fy)) + weighted_tap(1, fx * (1 - fy))
     lower = weighted_tap(w + 2, (1 - fx) * fy) + weighted_tap(w + 3, fx * fy)
@@ -115,7 +115,7 @@ def resample(
         raise ValueError(f"image: expected [b, h, w, c], got shape {image.shape}")
     vertical = jnp.asarray(interpolation_weights(rows, image.shape[1], border), image.dtype)
     horizontal = jnp.asarray(interpolation_weights(columns, image.shape[2], border), image.dtype)
-    return jnp.einsum("Hh,bhwc,Ww->bHWc", vertical, image, horizontal)
+    return contract("Hh,bhwc,Ww->bHWc", vertical, image, horizontal)
 
 
 def interpolation_weights(

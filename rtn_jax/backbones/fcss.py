@@ -23,7 +23,7 @@ from rtn_jax.backbones.self_similarity import self_similarity
 from rtn_jax.backbones.vgg import VGG, weight_shapes
 from rtn_jax.config import CAFFE_MEAN
 from rtn_jax.convolution import convolve
-from rtn_jax.coordinates import Normalization, Shape, clip_points, pixel_grid, resize_points
+from rtn_jax.coordinates import Normalization, Shape, clip_points, contract, pixel_grid, resize_points
 from rtn_jax.correlation import l2_normalize
 from rtn_jax.sampling import bilinear_sample, resize_bilinear
 
@@ -154,7 +154,7 @@ class FCSSBackbone:
         centres = field_centres(field, normalization=normalization)
         matrices = field[..., :2]
         own = _matrices(inputs, centres, shape)
-        matrices = matrices if own is None else matrices @ own.astype(field.dtype)
+        matrices = matrices if own is None else contract("...ij,...jk->...ik", matrices, own.astype(field.dtype))
         levels = []
         for features, pattern in zip(inputs["features"], PATTERNS, strict=True):
             places = resize_points(centres, shape, features.shape[1:3])

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from rtn_jax.coordinates import contract
+
 Point = Float[Array, "n 2"]
 
 
@@ -57,7 +59,7 @@ def self_similarity(
 
     @jax.checkpoint  # what a pair's gradient needs is as large as its samples, and computed anew in a moment
     def of_pair(pair: Float[Array, "2 2"], flat: Array, centres: Array, matrices: Array | None) -> Array:
-        turned = pair if matrices is None else jnp.einsum("...ij,kj->k...i", matrices, pair)
+        turned = pair if matrices is None else contract("...ij,kj->k...i", matrices, pair)
         places = [centres + turned[i] for i in range(2)]
         return distance(flat, *(place.reshape(-1, 2) for place in places))
 

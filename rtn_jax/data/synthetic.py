@@ -16,7 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from rtn_jax.coordinates import Shape, denormalize_points, mirror_points, normalize_points, pixel_grid, window_offsets
+from rtn_jax.coordinates import (
+    Shape,
+    contract,
+    denormalize_points,
+    mirror_points,
+    normalize_points,
+    pixel_grid,
+    window_offsets,
+)
 from rtn_jax.sampling import bilinear_sample
 
 
@@ -86,7 +94,7 @@ def _random_warp(key: Array, limits: WarpRange) -> Warp:
     if limits.mirror:
         mirrored = jax.random.bernoulli(jax.random.fold_in(key, 6), limits.mirror)
         scale = scale * jnp.where(mirrored, jnp.array([-1.0, 1.0]), 1.0)
-    affine = jnp.concatenate([rotation @ shearing * scale, translation], -1)
+    affine = jnp.concatenate([contract("ij,jk->ik", rotation, shearing) * scale, translation], -1)
     return Warp(affine, draw(4, (9, 2), -limits.bend, limits.bend))
 
 
@@ -94,8 +102,8 @@ def warp_mapping(warp: Warp, points: Float[np.ndarray, "*n 2"], shape: Shape) ->
     """Where points of the source lie in the target, in pixels of an image of `shape`."""
     flat = normalize_points(points, shape, "centers").reshape(-1, 2)
     basis = _spline_basis(flat)  # [n, 9]
-    moved = jnp.einsum("bij,nj->bni", warp.affine[..., :2], flat) + warp.affine[:, None, :, 2]
-    moved = moved + jnp.einsum("nk,bki->bni", basis, warp.bend)
+    moved = contract("bij,nj->bni", warp.affine[..., :2], flat) + warp.affine[:, None, :, 2]
+    moved = moved + contract("nk,bki->bni", basis, warp.bend)
     return denormalize_points(moved, shape, "centers").reshape(-1, *points.shape)
 
 
@@ -103,7 +111,7 @@ def warp_jacobian(warp: Warp, points: Float[np.ndarray, "*n 2"], shape: Shape) -
     """The derivative of `warp_mapping` at the points, pixels per pixel: the true 2x2 part of the affine field."""
     u = normalize_points(points, shape, "centers").reshape(-1, 2)
     gradient = _spline_gradient(u)  # [n, 9, 2]
-    bent = jnp.einsum("nkj,bki->bnij", gradient, warp.bend)
+    bent = contract("nkj,bki->bnij", gradient, warp.bend)
     normalised = warp.affine[:, None, :, :2] + bent  # per normalised unit, whose pixels differ by axis
     height, width = shape
     units = jnp.asarray([[1, width / height], [height / width, 1]], normalised.dtype)
