@@ -77,7 +77,7 @@ class Config:
     starts: tuple[Start, ...] = ("identity",)
     """Fields that the recurrence is begun from, each by itself; of several results each pair keeps the one that is
     surer of itself. `identity`: nothing moves, as the paper has it; `consensus`: the affine map that most mutual
-    nearest neighbours agree on. Training begins at the identity alone."""
+    nearest neighbours agree on. Training begins at the identity unless asked otherwise."""
     final_correlation: bool = True
     """Compute the returned volume with the final field. False: the release's, from before the last residual."""
     compute_dtype: DtypeName = "float32"

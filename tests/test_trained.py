@@ -46,6 +46,14 @@ def test_it_comes_back_rounded_to_bfloat16(params, tmp_path):
     assert (tmp_path / "a.safetensors").stat().st_size < 2 * sum(sizes) + 12_000, "two bytes for a weight"
 
 
+def test_by_its_path(params, tmp_path):
+    """What `pack` wrote is a checkpoint like any other."""
+    trained.write_trained(tmp_path / "own.safetensors", params)
+    ours, theirs = rtn_jax.load(tmp_path / "own.safetensors"), trained.read_trained(tmp_path / "own.safetensors")
+    assert ours.config == params.config
+    jax.tree.map(np.testing.assert_array_equal, ours.weights, theirs.weights)
+
+
 def test_by_name(params, folder, tmp_path, monkeypatch):
     trained.write_trained(folder / "vgg.safetensors", params)
     assert trained.names() == ("vgg",)

@@ -92,7 +92,8 @@ def _interrupted_later() -> Iterator[None]:
 
 
 def load(path: str | os.PathLike[str]) -> Params:
-    """Reads a network: a checkpoint folder, a run folder of `train.py`, or a `net-epoch.mat` of the release.
+    """Reads a network: a checkpoint folder, a run folder of `train.py`, what `pack` made of one, or a `net-epoch.mat`
+    of the release.
 
     The name of a network that comes with the package (`vgg`) will do as well, where nothing of that name lies in the
     working directory; its backbone is fetched on first use.
@@ -101,24 +102,19 @@ def load(path: str | os.PathLike[str]) -> Params:
         ValueError: if the path does not exist, is none of these, is damaged (a file's digest differs), or its weights
             do not fit its config; the message names every entry that is missing, left over or misshapen.
     """
+    from rtn_jax import trained
+
     path = Path(path)
     if path.is_file():
-        return _load_released(path)
-    if not path.exists() and (trained := _shipped(str(path))) is not None:
-        return trained
+        return trained.read_trained(path) if trained.is_packed(path) else _load_released(path)
+    if not path.exists() and str(path) in trained.names():
+        return trained.load_trained(str(path))
     folder = find(path)
     header = read_header(folder)
     config = Config.from_json(json.dumps(header["config"]))
     check_files(folder, header["files"], "weights/")
     weights = read_tree(folder / "weights", lambda found: check_shapes(str(folder), found, expected_shapes(config)))
     return Params(jax.device_put(weights), config)  # `asarray` would compile a program for every shape
-
-
-def _shipped(name: str) -> Params | None:
-    """The network of that name that comes with the package, if there is one."""
-    from rtn_jax import trained
-
-    return trained.load_trained(name) if name in trained.names() else None
 
 
 def _load_released(path: Path) -> Params:

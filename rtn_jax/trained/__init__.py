@@ -44,6 +44,14 @@ def load_trained(name: str) -> Params:
     return read_trained(FOLDER / f"{name}.safetensors")
 
 
+def is_packed(path: Path) -> bool:
+    """Whether a file says of itself that `write_trained` wrote it."""
+    if path.suffix != ".safetensors":
+        return False
+    with open_tensors(path) as file:
+        return KEY in file.metadata
+
+
 def read_trained(path: str | os.PathLike[str]) -> Params:
     """A network from a file that `write_trained` wrote.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rtn_jax.config import PRESETS, BackboneName, Config, DtypeName, ResNetStride
+from rtn_jax.config import PRESETS, BackboneName, Config, DtypeName, ResNetStride, Start
 from rtn_jax.training.recipes import (
     RECIPES,
     OptimizerName,
@@ -69,7 +69,8 @@ class TrainConfig:
     keep: int = 2
     """Latest checkpoints that are kept, besides the best."""
     init: str | None = None
-    """Checkpoint whose weights to start from; the network's config is then the checkpoint's."""
+    """Checkpoint whose weights to start from; the network's config is then the checkpoint's, but for what other flags
+    ask for."""
     weights: str = "pretrained"
     """Backbone weights: pretrained (fetched on first use), random, or the path of a weight file."""
     run_dir: Path | None = None
@@ -149,9 +150,11 @@ class TrainConfig:
     max_skipped: int = 10
     """Updates in a row that may be skipped because loss or gradient is not finite; more stop the run."""
     image_size: int | None = None
-    """Both images are resized to this square; the preset's unless given."""
+    """Both images are resized to this square; the preset's or the checkpoint's unless given."""
     iterations: tuple[int, ...] | None = None
-    """Recurrent steps per level, coarse to fine; the preset's unless given."""
+    """Recurrent steps per level, coarse to fine; the preset's or the checkpoint's unless given."""
+    starts: tuple[Start, ...] = ("identity",)
+    """Fields that the recurrence is begun from: identity, consensus, or both, of which each pair keeps the surer."""
     geometry_width: int | None = None
     """Channels of the geometry network's first stage; the preset's unless given."""
     resnet_stride: ResNetStride | None = None
@@ -190,7 +193,7 @@ class TrainConfig:
             raise ValueError("val: expected something to measure, got nothing")
         if self.epochs is not None and (self.steps is not None or self.weak_steps is not None):
             raise ValueError("steps, epochs: expected one of them, got both")
-        for name in ("preset", "image_size", "iterations", "geometry_width", "resnet_stride"):
+        for name in ("preset", "geometry_width", "resnet_stride"):
             if getattr(self, name) is not None and self.init is not None:
                 raise ValueError(
                     f"{name}: the network is that of the checkpoint; expected one of {name} and init, got both"
@@ -249,6 +252,7 @@ class TrainConfig:
             "image_size": self.image_size,
             "geometry_width": self.geometry_width,
             "iterations": self.iterations,
+            "starts": self.starts,
             "resnet_stride": self.resnet_stride,
         }
         changes = {name: value for name, value in chosen.items() if value is not None}

@@ -108,6 +108,11 @@ class TestNetwork:
         with pytest.raises(ValueError, match=r"^iterations: expected 1 numbers, one per level, got"):
             TrainConfig(preset="paper", iterations=(1, 4)).network()
 
+    def test_where_it_begins(self):
+        assert TrainConfig(starts=("consensus",)).network() == Config(starts=("consensus",))
+        with pytest.raises(ValueError, match=r"^starts: expected one or more of identity, consensus"):
+            TrainConfig(starts=()).network()
+
     def test_the_stride_of_a_resnet(self):
         assert TrainConfig(backbone="resnet", resnet_stride=8).network() == Config(backbone="resnet", resnet_stride=8)
         assert TrainConfig(backbone="resnet").network().resnet_stride == 16
@@ -117,11 +122,9 @@ class TestNetwork:
         with pytest.raises(ValueError, match=rf"^backbone: the released network has vgg, got '{backbone}'"):
             TrainConfig(backbone=backbone, recipe="released").network()
 
-    @pytest.mark.parametrize("name", ["preset", "image_size", "iterations", "geometry_width", "resnet_stride"])
+    @pytest.mark.parametrize("name", ["preset", "geometry_width", "resnet_stride"])
     def test_of_a_checkpoint_is_not_to_be_changed(self, name):
-        flag = {"preset": "paper", "image_size": 64, "iterations": (1, 1), "geometry_width": 4, "resnet_stride": 8}[
-            name
-        ]
+        flag = {"preset": "paper", "geometry_width": 4, "resnet_stride": 8}[name]
         with pytest.raises(ValueError, match=f"^{name}: the network is that of the checkpoint; expected one of {name}"):
             TrainConfig(init="runs/vgg", **{name: flag})
 
@@ -136,6 +139,7 @@ class TestRun:
         assert set(written) == set(FLAGS)
         assert json.loads(json.dumps(written)) == written | {
             "iterations": [1, 2],
+            "starts": ["identity"],
             "val": ["builtin", "pf_willow:there"],
         }
         assert written["run_dir"] == "here"
