@@ -16,7 +16,7 @@ What was measured at 256x256 (PyTorch 2.15, AVX-512; a shared machine, so to a f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -35,8 +35,11 @@ DEFAULT_LEVELS: tuple[Level, ...] = (("conv5_1", 2), ("conv4_1", 3))
 class Peer(nn.Module):
     """Recurrent Transformer Network on VGG-19; `weights` is the tree {"backbone": ..., "geometry": ...} of rtn_jax.
 
-    `normalization` and `upsampling` are "centers" and "edge" by default, "corners" and "zero" in the release.
-    Gradients reach the geometry network, and the backbone only with `train_backbone`.
+    `normalization`, `upsampling` and `residual_units` are "centers", "edge" and "window" by default, "corners", "zero"
+    and "image" in the release.
+    Gradients reach the geometry network, and the backbone only with `train_backbone`. `dtype` is that of features and
+    convolutions; norms and coordinates are float32 at least. `sampling` under the field is by `embedding_bag` or, for
+    `centers` alone, by `grid_sample`.
     """
 
     def __init__(
@@ -47,9 +50,13 @@ class Peer(nn.Module):
         radius: int = 4,
         normalization: Literal["corners", "centers"] = "centers",
         upsampling: Literal["edge", "zero"] = "edge",
+        residual_units: Literal["window", "image"] = "window",
         train_backbone: bool = False,
+        dtype: torch.dtype = torch.float32,
+        sampling: Literal["bags", "grid"] = "bags",
     ) -> None:
         super().__init__()
+        self.dtype, self.sampling, self.residual_units = dtype, sampling, residual_units
         self.levels, self.radius, self.normalization = tuple(levels), radius, normalization
         self.upsample = {"edge": upsample_edge, "zero": upsample_zero}[upsampling]
         self.last_layer = max((name for name, _ in self.levels), key=LAYERS.index)
@@ -59,6 +66,8 @@ class Peer(nn.Module):
         self.backbone.requires_grad_(train_backbone)
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
         self.backbone.to(memory_format=torch.channels_last)
+        self.backbone.to(dtype)
+        self.geometry.to(dtype)
 
     def forward(self, src: Tensor, tgt: Tensor) -> list[Tensor]:
         """The affine field after every iteration, each [b, h, w, 2, 3], of RGB images [b, 3, H, W] in 0..255."""
@@ -68,17 +77,29 @@ class Peer(nn.Module):
             features = l2_normalize(outputs[layer])
             b, h, w, _ = features.shape
             if field is None:
-                identity = features.new_tensor([1, 0, 0, 0, 1, 0])[:, None, None]
+                identity = features.new_tensor([1, 0, 0, 0, 1, 0], dtype=wide(features.dtype))[:, None, None]
                 field = identity.expand(b, 6, h, w)
             while field.shape[2] < h:
                 field = self.upsample(field)
             for _ in range(iterations):
                 affine = field.permute(0, 2, 3, 1).unflatten(3, (2, 3))
-                warped = warped_convolution(inputs[layer], self.backbone[layer], affine, self.normalization)
+                if self.sampling == "grid":
+                    warped = grid_convolution(inputs[layer], self.backbone[layer], affine)
+                else:
+                    warped = warped_convolution(inputs[layer], self.backbone[layer], affine, self.normalization)
                 volume = WindowCorrelation.apply(features, l2_normalize(warped), self.radius)
-                field = field + self.residual(l2_normalize(volume).permute(0, 3, 1, 2).contiguous())
+                residual = self.residual(l2_normalize(volume).permute(0, 3, 1, 2).contiguous())
+                field = field + residual.to(field.dtype) * self.units(field)
                 fields.append(field.permute(0, 2, 3, 1).unflatten(3, (2, 3)))
         return fields
+
+    def units(self, field: Tensor) -> Tensor:
+        """[6, 1, 1]: what a residual's 1 is in the units of the field."""
+        if self.residual_units == "image":
+            return field.new_ones(6, 1, 1)
+        less = 1 if self.normalization == "corners" else 0
+        across, down = (2 * self.radius / (size - less) for size in (field.shape[3], field.shape[2]))
+        return field.new_tensor([1, 1, across, 1, 1, down])[:, None, None]
 
     def taps(self, src: Tensor, tgt: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Per level's layer its input for the target and its output for the source, both [b, h, w, c].
@@ -88,7 +109,7 @@ class Peer(nn.Module):
         b = src.shape[0]
         wanted = {name for name, _ in self.levels}
         inputs, outputs = {}, {}
-        x = (torch.cat([src, tgt]) - self.mean).contiguous(memory_format=torch.channels_last)
+        x = (torch.cat([src, tgt]) - self.mean).to(self.dtype, memory_format=torch.channels_last)
         for name, layer in self.backbone.items():
             if name.endswith("_1") and name != "conv1_1":
                 x = functional.max_pool2d(x, 2)
@@ -119,6 +140,42 @@ class Peer(nn.Module):
         return self.geometry[f"conv{depth}b"](x).relu_()
 
 
+def step(
+    module: Peer,
+    run: Callable[[Tensor, Tensor], list[Tensor]],
+    src: Tensor,
+    tgt: Tensor,
+    truth: Sequence[Tensor],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    clip: float,
+    decay: float,
+    matrix_weight: float,
+) -> Callable[[], Tensor]:
+    """A call that makes a step of the synthetic stage on pairs whose fields are known, and returns its loss.
+
+    L1 to the truth after every iteration, each weighing `decay` as much as the next; a clipped gradient; fused AdamW.
+    """
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, learning_rate, weight_decay=weight_decay, fused=src.is_cuda)
+    of_level = [field for field, (_, iterations) in zip(truth, module.levels, strict=True) for _ in range(iterations)]
+    importance = [decay ** (len(of_level) - 1 - i) for i in range(len(of_level))]
+
+    def make() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss = src.new_zeros(())
+        for field, true, share in zip(run(src, tgt), of_level, importance, strict=True):
+            apart = (field - true).abs()
+            loss = loss + share / sum(importance) * (apart[..., 2].mean() + matrix_weight * apart[..., :2].mean())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, clip)
+        optimizer.step()
+        return loss.detach()
+
+    return make
+
+
 def convolution(layer: Mapping[str, np.ndarray]) -> nn.Conv2d:
     """A size-keeping convolution with the given HWIO kernel and bias."""
     kernel = torch.from_numpy(np.array(layer["kernel"], np.float32)).permute(3, 2, 0, 1)
@@ -129,9 +186,15 @@ def convolution(layer: Mapping[str, np.ndarray]) -> nn.Conv2d:
     return module
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type of norms and coordinates beside features of `dtype`."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def l2_normalize(x: Tensor) -> Tensor:
     """Scales the last axis: x / sqrt(sum x^2 + 0.01)."""
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 0.01)
+    exact = x.to(wide(x.dtype))
+    return (exact * torch.rsqrt(exact.square().sum(-1, keepdim=True) + 0.01)).to(x.dtype)
 
 
 def upsample_edge(x: Tensor) -> Tensor:
@@ -153,8 +216,8 @@ def warped_convolution(x: Tensor, layer: nn.Conv2d, affine: Tensor, normalizatio
     radius = layer.kernel_size[0] // 2
     rows, columns = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
     reach = torch.arange(-radius, radius + 1, device=x.device)
-    offsets = torch.cartesian_prod(reach, reach).flip(1).to(x.dtype)  # (x, y), row-major as the kernel
-    size = x.new_tensor([w, h]) - (1 if normalization == "corners" else 0)
+    offsets = torch.cartesian_prod(reach, reach).flip(1).to(affine.dtype)  # (x, y), row-major as the kernel
+    size = affine.new_tensor([w, h]) - (1 if normalization == "corners" else 0)
     centres = affine[..., 2] * (size / 2) + torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
     positions = centres[..., None, :] + offsets @ affine[..., :2].transpose(-1, -2)  # [b, h, w, taps, 2]
 
@@ -171,10 +234,24 @@ def warped_convolution(x: Tensor, layer: nn.Conv2d, affine: Tensor, normalizatio
     index = (image * h + row.clamp(0, h - 1)) * w + column.clamp(0, w - 1)
 
     samples = functional.embedding_bag(
-        index.view(-1, 4), x.reshape(-1, c), mode="sum", per_sample_weights=(weights * inside).view(-1, 4)
+        index.view(-1, 4), x.reshape(-1, c), mode="sum", per_sample_weights=(weights * inside).view(-1, 4).to(x.dtype)
     )
     kernel = layer.weight.permute(0, 2, 3, 1).flatten(1)  # a view, because the weight is channels last
     return functional.linear(samples.view(b, h, w, -1), kernel, layer.bias).relu_()
+
+
+def grid_convolution(x: Tensor, layer: nn.Conv2d, affine: Tensor) -> Tensor:
+    """`warped_convolution` in the units `centers` by `grid_sample`, whose grid has to have the samples' type."""
+    b, h, w, _ = x.shape
+    rows, columns, reach = (torch.arange(*of, device=x.device) for of in ((h,), (w,), (-1, 2)))
+    offsets = torch.cartesian_prod(reach, reach).flip(1).to(affine.dtype)
+    size = affine.new_tensor([w, h])
+    centres = affine[..., 2] * (size / 2) + torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
+    positions = centres[..., None, :] + offsets @ affine[..., :2].transpose(-1, -2)
+    grid = ((2 * positions + 1) / size - 1).view(b, h, w * 9, 2)
+    samples = functional.grid_sample(x.permute(0, 3, 1, 2).to(grid.dtype), grid, align_corners=False)
+    rows_of = samples.permute(0, 2, 3, 1).reshape(b, h, w, -1).to(x.dtype)
+    return functional.linear(rows_of, layer.weight.permute(0, 2, 3, 1).flatten(1), layer.bias).relu_()
 
 
 class WindowCorrelation(torch.autograd.Function):
