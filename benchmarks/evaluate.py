@@ -107,8 +107,7 @@ def peer(params: rtn_jax.Params, benchmark: Benchmark) -> Callable[[tuple[Pair, 
 
     config = params.config
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-    levels = [(level.layer, level.iterations) for level in config.levels]
-    module = Peer(jax.tree.map(np.asarray, params.weights), levels=levels, radius=config.radius).to(device)
+    module = Peer.of(params).to(device)
 
     def run(pairs: tuple[Pair, ...]) -> Points:
         found = []

@@ -142,16 +142,7 @@ def beside_the_peer(
         torch.backends.cudnn.benchmark = True
 
     def peer(sampling: Sampling, mode: str | None) -> Callable[[], Any]:
-        module = Peer(
-            jax.tree.map(np.asarray, params.weights),
-            levels=[(level.layer, level.iterations) for level in config.levels],
-            radius=config.radius,
-            normalization=config.normalization,
-            upsampling=config.upsampling,
-            residual_units=config.residual_units,
-            dtype=torch.bfloat16 if half else torch.float32,
-            sampling=sampling,
-        ).to("cuda" if gpu else "cpu")
+        module = Peer.of(params, sampling=sampling).to("cuda" if gpu else "cpu")
         run = torch.compile(module, mode=mode) if mode else module
         call = theirs(module, run, *(_for_torch(module, images) for images in (src, tgt)), config)
 

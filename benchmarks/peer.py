@@ -19,10 +19,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+import jax
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from rtn_jax.params import Params
 
 Level = tuple[str, int]
 
@@ -38,8 +41,8 @@ class Peer(nn.Module):
     `normalization`, `upsampling` and `residual_units` are "centers", "edge" and "window" by default, "corners", "zero"
     and "image" in the release.
     Gradients reach the geometry network, and the backbone only with `train_backbone`. `dtype` is that of features and
-    convolutions; norms and coordinates are float32 at least. `sampling` under the field is by `embedding_bag` or, for
-    `centers` alone, by `grid_sample`.
+    convolutions; norms and coordinates are float32 at least. `sampling` under the field is by `embedding_bag` or by
+    `grid_sample`.
     """
 
     def __init__(
@@ -69,6 +72,21 @@ class Peer(nn.Module):
         self.backbone.to(dtype)
         self.geometry.to(dtype)
 
+    @classmethod
+    def of(cls, params: Params, *, sampling: Literal["bags", "grid"] = "bags") -> Peer:
+        """The peer of a network of rtn_jax, with all of its config's conventions."""
+        config = params.config
+        return cls(
+            jax.tree.map(np.asarray, params.weights),
+            levels=[(level.layer, level.iterations) for level in config.levels],
+            radius=config.radius,
+            normalization=config.normalization,
+            upsampling=config.upsampling,
+            residual_units=config.residual_units,
+            dtype=getattr(torch, config.compute_dtype),
+            sampling=sampling,
+        )
+
     def forward(self, src: Tensor, tgt: Tensor) -> list[Tensor]:
         """The affine field after every iteration, each [b, h, w, 2, 3], of RGB images [b, 3, H, W] in 0..255."""
         inputs, outputs = self.taps(src, tgt)
@@ -83,10 +101,8 @@ class Peer(nn.Module):
                 field = self.upsample(field)
             for _ in range(iterations):
                 affine = field.permute(0, 2, 3, 1).unflatten(3, (2, 3))
-                if self.sampling == "grid":
-                    warped = grid_convolution(inputs[layer], self.backbone[layer], affine)
-                else:
-                    warped = warped_convolution(inputs[layer], self.backbone[layer], affine, self.normalization)
+                sample = {"bags": warped_convolution, "grid": grid_convolution}[self.sampling]
+                warped = sample(inputs[layer], self.backbone[layer], affine, self.normalization)
                 volume = WindowCorrelation.apply(features, l2_normalize(warped), self.radius)
                 residual = self.residual(l2_normalize(volume).permute(0, 3, 1, 2).contiguous())
                 field = field + residual.to(field.dtype) * self.units(field)
@@ -207,20 +223,24 @@ def upsample_zero(x: Tensor) -> Tensor:
     return upsample_edge(functional.pad(x, (1, 1, 1, 1)))[:, :, 2:-2, 2:-2]
 
 
+def sampling_positions(affine: Tensor, radius: int, normalization: str) -> Tensor:
+    """Where the taps o of every cell p read, p + A o + t: (x, y) in cells, [b, h, w, taps, 2], as the kernel's rows."""
+    _, h, w, _, _ = affine.shape
+    rows, columns = torch.arange(h, device=affine.device), torch.arange(w, device=affine.device)
+    reach = torch.arange(-radius, radius + 1, device=affine.device)
+    offsets = torch.cartesian_prod(reach, reach).flip(1).to(affine.dtype)
+    size = affine.new_tensor([w, h]) - (1 if normalization == "corners" else 0)
+    centres = affine[..., 2] * (size / 2) + torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
+    return centres[..., None, :] + offsets @ affine[..., :2].transpose(-1, -2)
+
+
 def warped_convolution(x: Tensor, layer: nn.Conv2d, affine: Tensor, normalization: str) -> Tensor:
     """ReLU of the convolution of x [b, h, w, c] whose tap at offset o reads x at p + A o + t; [b, h, w, d].
 
     The bilinear samples are sums over bags of four rows, which `embedding_bag` gathers without a temporary.
     """
     b, h, w, c = x.shape
-    radius = layer.kernel_size[0] // 2
-    rows, columns = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
-    reach = torch.arange(-radius, radius + 1, device=x.device)
-    offsets = torch.cartesian_prod(reach, reach).flip(1).to(affine.dtype)  # (x, y), row-major as the kernel
-    size = affine.new_tensor([w, h]) - (1 if normalization == "corners" else 0)
-    centres = affine[..., 2] * (size / 2) + torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
-    positions = centres[..., None, :] + offsets @ affine[..., :2].transpose(-1, -2)  # [b, h, w, taps, 2]
-
+    positions = sampling_positions(affine, layer.kernel_size[0] // 2, normalization)
     corner = positions.detach().floor()
     fraction = positions - corner
     near_x, near_y = (1 - fraction).unbind(-1)
@@ -240,15 +260,11 @@ def warped_convolution(x: Tensor, layer: nn.Conv2d, affine: Tensor, normalizatio
     return functional.linear(samples.view(b, h, w, -1), kernel, layer.bias).relu_()
 
 
-def grid_convolution(x: Tensor, layer: nn.Conv2d, affine: Tensor) -> Tensor:
-    """`warped_convolution` in the units `centers` by `grid_sample`, whose grid has to have the samples' type."""
+def grid_convolution(x: Tensor, layer: nn.Conv2d, affine: Tensor, normalization: str) -> Tensor:
+    """`warped_convolution` by `grid_sample`, whose grid has to have the samples' type."""
     b, h, w, _ = x.shape
-    rows, columns, reach = (torch.arange(*of, device=x.device) for of in ((h,), (w,), (-1, 2)))
-    offsets = torch.cartesian_prod(reach, reach).flip(1).to(affine.dtype)
-    size = affine.new_tensor([w, h])
-    centres = affine[..., 2] * (size / 2) + torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
-    positions = centres[..., None, :] + offsets @ affine[..., :2].transpose(-1, -2)
-    grid = ((2 * positions + 1) / size - 1).view(b, h, w * 9, 2)
+    positions = sampling_positions(affine, layer.kernel_size[0] // 2, normalization)
+    grid = ((2 * positions + 1) / affine.new_tensor([w, h]) - 1).view(b, h, -1, 2)
     samples = functional.grid_sample(x.permute(0, 3, 1, 2).to(grid.dtype), grid, align_corners=False)
     rows_of = samples.permute(0, 2, 3, 1).reshape(b, h, w, -1).to(x.dtype)
     return functional.linear(rows_of, layer.weight.permute(0, 2, 3, 1).flatten(1), layer.bias).relu_()

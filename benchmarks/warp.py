@@ -182,14 +182,10 @@ def torch_forms() -> dict[str, Form]:
 
     def grids(x: Any, kernel: Any, fields: Any) -> Any:
         b, h, w, _ = x.shape
-        rows, columns, reach = (torch.arange(*of, device=x.device) for of in ((h,), (w,), (-1, 2)))
-        offsets = torch.cartesian_prod(reach, reach).flip(1).to(fields)  # (x, y), row by row
         size = fields.new_tensor([w, h])
-        cells = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
         outputs = []
         for field in fields:
-            centres = cells + field[..., 2] * (size / 2)
-            positions = centres[..., None, :] + offsets @ field[..., :2].transpose(-1, -2)
+            positions = peer.sampling_positions(field, 1, "centers")
             grid = ((2 * positions + 1) / size - 1).view(b, h, w, 3, 3, 2).transpose(2, 3).reshape(b, 3 * h, 3 * w, 2)
             samples = functional.grid_sample(x.permute(0, 3, 1, 2), grid, align_corners=False)
             outputs.append(functional.conv2d(samples, kernel.permute(3, 2, 0, 1), stride=3).permute(0, 2, 3, 1))

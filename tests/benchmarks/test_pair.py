@@ -21,14 +21,7 @@ def both(name, config, **peer):
 
     params = rtn_jax.Params(random_weights(config), config)
     images = random_images(2, config.image_shape, seed=0)
-    module = Peer(
-        jax.tree.map(np.asarray, params.weights),
-        levels=[(level.layer, level.iterations) for level in config.levels],
-        normalization=config.normalization,
-        upsampling=config.upsampling,
-        residual_units=config.residual_units,
-        **peer,
-    )
+    module = Peer.of(params, **peer)
     ours, theirs = JOBS[name]
     run, used = ours(params, *images)
     call = theirs(module, module, *(torch.from_numpy(x).permute(0, 3, 1, 2) for x in images), config)
