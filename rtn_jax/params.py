@@ -86,8 +86,9 @@ def _random_weights(key: Array, config: Config, layers: tuple[str, ...]) -> dict
 
 def expected_shapes(config: Config) -> dict[str, Any]:
     """Shape of every weight of a network with this config, computed without building it."""
-    weights = jax.eval_shape(lambda: init(jax.random.key(0), config).weights)
-    return jax.tree.map(lambda leaf: leaf.shape, weights)
+    drawn = jax.eval_shape(lambda: _random_weights(jax.random.key(0), config, ()))
+    geometry = jax.tree.map(lambda leaf: leaf.shape, drawn["geometry"])
+    return {"geometry": geometry, "backbone": backbone(config).weight_shapes()}
 
 
 def geometry_network(config: Config) -> GeometryNetwork:

@@ -15,7 +15,7 @@ from rtn_jax.config import released
 from rtn_jax.coordinates import pixel_grid, resize_points
 from rtn_jax.data.photos import builtin_photos
 from rtn_jax.images import resize
-from rtn_jax.model import grids
+from rtn_jax.model import compile_match, grids
 from rtn_jax.sampling import average_pool
 from tests import oracle
 from tests.networks import moving_params, photos, small_config
@@ -321,3 +321,22 @@ def test_init_takes_pretrained_weights_and_names_what_does_not_fit():
     broken["conv2_2"]["bias"] = np.zeros(3, np.float32)
     with pytest.raises(ValueError, match=r"conv1_2/bias is missing.*conv2_2/bias has shape \(3,\), expected \(128,\)"):
         rtn_jax.init(jax.random.key(0), config, backbone_weights=broken)
+
+
+def test_what_is_compiled_ahead_is_not_compiled_again(params, pair):
+    src, tgt = (rtn_jax.encode(params, image[0].astype(np.float32)) for image in pair)
+    programs: list[str] = []
+
+    def listen(event: str, *_: float, fun_name: str = "", **__: str) -> None:
+        if event.endswith("backend_compile_duration"):
+            programs.append(fun_name)
+
+    jax.clear_caches()
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        compile_match(params)
+        rtn_jax.match(params, src, tgt)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert sum("_refined" in name for name in programs) == 1
+    assert not any("_encode" in name for name in programs)

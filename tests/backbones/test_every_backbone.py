@@ -193,6 +193,13 @@ def test_a_checkpoint_round_trips(name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.weights, params.weights)
 
 
+@every_backbone
+def test_expected_shapes_are_those_of_a_new_network(name):
+    config = small(name)
+    weights = jax.eval_shape(lambda: rtn_jax.init(jax.random.key(0), config).weights)
+    assert jax.tree.map(lambda leaf: leaf.shape, weights) == expected_shapes(config)
+
+
 @every_kind
 def test_half_precision(name):
     config = small(name)
