@@ -10,9 +10,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import tyro
 from jax.export import default_export_platform
-from stand_ins import network
+from stand_ins import network, run
 
 import rtn_jax
 
@@ -25,4 +24,4 @@ def main(ckpt: Path | None = None, size: int | None = None, out: Path = Path("rt
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    run(main)

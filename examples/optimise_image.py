@@ -12,8 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
-from stand_ins import network, photos, pictures
+from stand_ins import network, photos, pictures, run
 
 import rtn_jax
 from rtn_jax.images import save_image
@@ -49,4 +48,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    run(main)

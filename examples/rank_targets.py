@@ -13,8 +13,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import tyro
-from stand_ins import network, photos, pictures
+from stand_ins import network, photos, pictures, run
 
 import rtn_jax
 from rtn_jax.data.photos import photo_folder
@@ -52,8 +51,8 @@ def main(
     seconds = time.perf_counter() - begun
     for rank, i in enumerate(np.argsort(scores)[::-1][:show], 1):
         print(f"{rank}. {names[i]}: confidence {scores[i]:.4f}")
-    print(f"{len(names)} targets in {seconds:.1f} s, compiling included: {len(names) / seconds:.0f} per second")
+    print(f"{len(names)} targets in {seconds:.1f} s, compiling included: {len(names) / seconds:.3g} per second")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    run(main)

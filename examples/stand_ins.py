@@ -1,12 +1,15 @@
-"""What the examples use where no checkpoint and no photos are given: a small random network, and drawn pictures."""
+"""What the examples share: a small random network and drawn pictures where none are given, and how they are started."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from jaxtyping import UInt8
 
 import rtn_jax
@@ -39,3 +42,12 @@ def pictures(count: int, params: rtn_jax.Params) -> UInt8[np.ndarray, "n H W 3"]
     coarse = np.random.default_rng(2).uniform(0, 255, (count, 7, 7, 3)).astype(np.float32)
     smooth = jax.image.resize(coarse, (count, *params.config.image_shape, 3), "cubic")
     return np.asarray(smooth).clip(0, 255).astype(np.uint8)
+
+
+def run(main: Callable[..., None]) -> None:
+    """A function as a command; of a photo or checkpoint that cannot be used it says so in one line."""
+    try:
+        tyro.cli(main)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from stand_ins import network, pictures
+from stand_ins import network, pictures, run
 
 import rtn_jax
 
@@ -56,4 +55,4 @@ def main(ckpt: Path | None = None, devices: int = 2, batch: int = 4, steps: int 
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    run(main)

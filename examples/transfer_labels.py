@@ -12,8 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import tyro
-from stand_ins import network, photos, pictures
+from stand_ins import network, photos, pictures, run
 
 import rtn_jax
 from rtn_jax.data.photos import photo_folder
@@ -55,4 +54,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    run(main)

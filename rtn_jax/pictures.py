@@ -59,7 +59,7 @@ def pair_picture(
 def _chosen_points(benchmark: Benchmark, pair: Pair, count: int) -> tuple[Points, Points | None]:
     """Up to `count` points of a pair's source, and where they truly lie in the target, if that is known."""
     if pair.src_points is not None and pair.tgt_points is not None:
-        chosen = np.random.default_rng(0).permutation(len(pair.src_points))[:count]
+        chosen = np.sort(np.random.default_rng(0).permutation(len(pair.src_points))[:count])  # numbered in their order
         return pair.src_points[chosen], pair.tgt_points[chosen]
     if pair.has_flow:
         flow = benchmark.files.flow(pair.id)

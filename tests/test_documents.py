@@ -28,9 +28,11 @@ import tyro
 import yaml
 
 import rtn_jax
+from rtn_jax import trained
 from rtn_jax.__main__ import COMMANDS, command
 from rtn_jax.data.json_pairs import json_pairs
 from rtn_jax.images import save_image
+from rtn_jax.weights.tensors import open_tensors
 from tests.networks import moving_params, photos, write_two_classes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -276,6 +278,18 @@ def test_flags_that_the_prose_names_exist():
         quoted = " ".join(re.findall(r"`([^`]+)`", prose))
         for flag in re.findall(r"(?<![\w-])--[a-z][a-z_-]*", quoted):
             assert flag in known or flag.startswith("--xla"), f"{document}: {flag}"
+
+
+def test_iterations_that_are_named_are_as_many_as_the_network_that_ships_has_levels():
+    """What users copy goes to `vgg`; the stand-in of that name above has other levels."""
+    with open_tensors(trained.FOLDER / "vgg.safetensors") as file:
+        levels = len(json.loads(file.metadata[trained.KEY])["config"]["levels"])
+    for document in ("README.md", "docs/matching.md"):
+        text = (ROOT / document).read_text()
+        named = re.findall(r"--iterations((?: \d+)+)|iterations=\(([\d, ]+)\)", text)
+        assert named, document
+        for flag, argument in named:
+            assert len(re.findall(r"\d+", flag or argument)) == levels, f"{document}: {flag or argument}"
 
 
 def test_documents_link_to_what_is_there():

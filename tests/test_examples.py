@@ -110,6 +110,21 @@ def test_targets_are_ranked(tmp_path):
     assert sure == sorted(sure, reverse=True)
     assert len(sure) == 3
     assert "\n7 targets in " in said
+    assert 0 < numbers(said, r"compiling included: ([\d.]+) per second")[0] < 7
+
+
+def test_what_cannot_be_read_is_one_line(tmp_path):
+    for script, flag in [("rank_targets.py", "--src"), ("optimise_image.py", "--src"), ("export_network.py", "--ckpt")]:
+        done = subprocess.run(
+            [sys.executable, EXAMPLES / script, f"{flag}=nosuch.jpg"],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert done.stderr.startswith("error: nosuch.jpg: no such ")
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,8 @@ def test_keypoints_are_shown_with_theirs(params, drawn):
     assert len(shown) > BATCH
     for pair, transfer, (*_, starts, ends, truth) in zip(shown, answers(params, benchmark, shown), drawn, strict=True):
         assert len(starts) == min(4, len(pair.src_points)) == len({tuple(point) for point in starts})
+        order = [pair.src_points.tolist().index(point) for point in starts.tolist()]
+        assert order == sorted(order), "numbered in the order of the benchmark"
         partner = {tuple(a): b for a, b in zip(pair.src_points, pair.tgt_points, strict=True)}
         np.testing.assert_array_equal(truth, [partner[tuple(point)] for point in starts])
         np.testing.assert_allclose(ends, transfer.move(starts), atol=1e-3)

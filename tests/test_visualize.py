@@ -365,6 +365,13 @@ def test_the_figure_shows_the_warped_pictures():
     assert not shows(noise((5, 5), seed=2))
 
 
+def test_the_key_of_the_confidence_names_both_ends():
+    figure = match_figure(noise(), noise(), identity(), confidence=np.ones(SHAPE), height=360)
+    key = figure[-372:-12, -90:]  # the panels' lower row: the key is half as high, then white but for its words
+    assert (key[190:215] < 100).any(), "what the dark end means"
+    assert (key[230:] == 255).all()
+
+
 def test_the_figure_takes_jax_arrays_and_unknown_mappings():
     mapping = jnp.asarray(identity((40, 60)))
     given = match_figure(jnp.asarray(noise((40, 60))), noise((40, 60)), mapping, points=[[3.0, 4.0]])

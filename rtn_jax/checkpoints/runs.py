@@ -24,7 +24,11 @@ def find(path: Path) -> Path:
     if folders := listed(path):
         return best(folders) or folders[-1]
     if not path.exists():
-        raise ValueError(f"{path}: no such checkpoint (train.py writes them)")
+        from rtn_jax import trained
+
+        raise ValueError(
+            f"{path}: no such checkpoint (train.py writes them; with the package comes {', '.join(trained.names())})"
+        )
     raise ValueError(
         f"{path}: not a checkpoint (expected a folder with config.json and weights/, or a run of train.py)"
     )

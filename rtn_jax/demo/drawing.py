@@ -51,7 +51,7 @@ def picture(session: Session, match: Match) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def table(session: Session, match: Match | None) -> Markup:
-    """The points in pixels of the photos as they were given, newest first, with the confidence of each."""
+    """The points in pixels of the photos as they were given, newest first, with how alike the features are there."""
     if session.src is None or not session.points:
         return Markup("")
     src = session.src_points
@@ -64,7 +64,7 @@ def table(session: Session, match: Match | None) -> Markup:
         element("tr", element("td", _dot(i, color)), element("td", _place(there[i])), *(element("td", c) for c in rest))
         for i, (color, rest) in enumerate(zip(palette(len(src)), cells, strict=True))
     ]
-    heads = [element("th", words, scope="col") for words in ("", "source (x, y)", "target (x, y)", "confidence")]
+    heads = [element("th", words, scope="col") for words in ("", "source (x, y)", "target (x, y)", "similarity")]
     body = element("tbody", *reversed(rows))
     return element("table", element("thead", element("tr", *heads)), body, class_="points")
 

@@ -38,7 +38,7 @@ class Handlers:
         return self._all(session if match is None else session.marked(match), share, started=started)
 
     def load(self, side: Side, session: Session, share: float, file: Any) -> tuple[Any, ...]:
-        """An uploaded photo; one that cannot be used leaves the page as it was, with a message."""
+        """An uploaded photo; one that cannot be used changes nothing but what is said (gradio has emptied its side)."""
         try:
             return self._all(session.with_photo(side, self._photo(file)), share)
         except ValueError as error:

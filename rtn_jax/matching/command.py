@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,9 @@ from rtn_jax.matching.answer import TOLERANCE
 from rtn_jax.version import __version__
 
 log = logging.getLogger(__name__)
+
+_SLOW = 10.0
+"""Seconds without a sign of life after which the user is told why: a second start on an idle machine takes less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,23 +109,27 @@ def match(config: MatchConfig) -> None:
         image_size=config.image_size, iterations=config.iterations, starts=config.starts
     )
     src, *targets = (read_photo(path, params.config) for path in (config.src, *config.tgt))
-    job = prepared(
-        params,
-        src,
-        points=parse_points(config.points),
-        tolerance=config.tolerance,
-        mask=None if config.mask is None else read_mask(config.mask, src.shape),
-        edit=None if config.edit is None else read_edit(config.edit, config.src, src.shape),
-    )
-    if folder is not None:
-        folder.mkdir(exist_ok=True)
     found = []
-    for photo, path, wanted in zip(targets, config.tgt, plan, strict=True):
-        record = job.write(photo, path, wanted)
-        share = 100 * record["reliable"]
-        log.info("%s: %.0f %% of %s comes back within %.3g pixels", photo.name, share, src.name, record["tolerance"])
-        sys.stdout.write("".join(f"{path}\n" for path in wanted.listed().values()))
-        found.append(record)
+    with _told_if_slow() as waiting:
+        job = prepared(
+            params,
+            src,
+            points=parse_points(config.points),
+            tolerance=config.tolerance,
+            mask=None if config.mask is None else read_mask(config.mask, src.shape),
+            edit=None if config.edit is None else read_edit(config.edit, config.src, src.shape),
+        )
+        if folder is not None:
+            folder.mkdir(exist_ok=True)
+        for photo, path, wanted in zip(targets, config.tgt, plan, strict=True):
+            record = job.write(photo, path, wanted)
+            waiting.cancel()
+            share = 100 * record["reliable"]
+            log.info(
+                "%s: %.0f %% of %s comes back within %.3g pixels", photo.name, share, src.name, record["tolerance"]
+            )
+            sys.stdout.write("".join(f"{path}\n" for path in wanted.listed().values()))
+            found.append(record)
     if config.json is not None:
         source = {"file": src.name, "width": src.shape[1], "height": src.shape[0]}
         network = {"checkpoint": str(config.ckpt), "image_size": list(params.config.image_shape)}
@@ -128,3 +138,16 @@ def match(config: MatchConfig) -> None:
         text = json.dumps(record, indent=2, allow_nan=False) + "\n"
         write_atomically(config.json, lambda file: file.write(text.encode()))
         sys.stdout.write(f"{config.json}\n")
+
+
+@contextlib.contextmanager
+def _told_if_slow() -> Iterator[threading.Timer]:
+    """A timer that says, unless it is cancelled, what there is to wait for."""
+    words = "still at work: the first start with a network and an image size compiles it, later ones are much faster"
+    timer = threading.Timer(_SLOW, log.info, [words])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield timer
+    finally:
+        timer.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
@@ -11,6 +12,10 @@ from rtn_jax.coordinates import Shape, distance_outside, resize_points
 from rtn_jax.matching.answer import Answer, Points, reliable
 from rtn_jax.visualize import sample_grid_points
 from rtn_jax.visualize.mesh import inside
+
+_APART = 0.05
+"""Of the longer side, between two chosen points: closer marks and numbers would cover each other."""
+_MANY = 50  # of more points the marks are smaller
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -46,6 +51,8 @@ def check_inside(points: Points, shape: Shape, name: str) -> None:
 def chosen_points(answer: Answer, count: int, shape: Shape, mask: Bool[np.ndarray, "h w"] | None = None) -> Points:
     """At most `count` points of the source, spread over the reliable part of it that stays within the target.
 
+    Where that part is small there are fewer, as their marks would cover each other.
+
     Args:
         answer: of the two photos.
         count: about how many.
@@ -58,5 +65,6 @@ def chosen_points(answer: Answer, count: int, shape: Shape, mask: Bool[np.ndarra
     staying = inside(answer.mapping(shape, answer.tgt_shape), answer.tgt_shape)
     best = place & staying & reliable(confidence)
     candidates = best if best.any() else place
-    points: Float[np.ndarray, "n 2"] = sample_grid_points(candidates, count, confidence=confidence)
+    apart = _APART * max(shape) * min(1.0, math.sqrt(_MANY / count))
+    points: Float[np.ndarray, "n 2"] = sample_grid_points(candidates, count, confidence=confidence, apart=apart)
     return np.asarray(resize_points(points.astype(np.float64), shape, answer.src_shape))

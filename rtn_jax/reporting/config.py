@@ -41,7 +41,7 @@ class EvaluateConfig:
     report: bool = False
     """Also write report.html into --out: tables, curves, best and worst pairs, in one file."""
     save_predictions: bool = False
-    """Also write the answers into --out, in the format that --predictions reads."""
+    """Also write the answers into the folder predictions in --out, which --predictions reads."""
     thresholds: tuple[PckKind, ...] | None = None
     """What PCK's threshold is relative to: image, object's box, box of the keypoints; as published unless given."""
     alphas: tuple[float, ...] | None = None

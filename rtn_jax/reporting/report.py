@@ -129,18 +129,28 @@ def _finish(
     if out is not None:
         _write_json(out / "results.json", record)
         write_pairs(out / "pairs.csv", opened.benchmark, results)
-        _write_extras(opened, results, record, out)
+        extras = _write_extras(opened, results, record, out)
         if journal is not None:
             journal.remove()
     # Last: a terminal that cannot show it, or is gone, costs nothing that was computed.
     print_table(opened.benchmark, results, seconds, mode="mirror-aware" if opened.config.mirror_aware else "")
+    if out is not None:
+        _say(f"{out}: {', '.join(['results.json', 'pairs.csv', *extras])}")
     return record
 
 
-def _write_extras(opened: Opened, results: list[Result], record: dict[str, Any], out: Path) -> None:
+def _say(line: str) -> None:
+    from rich.console import Console
+
+    Console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _write_extras(opened: Opened, results: list[Result], record: dict[str, Any], out: Path) -> list[str]:
+    """What is only written where it was asked for, or can be; the names in the folder."""
     from rtn_jax.images import save_image, write_atomically
 
     benchmark = opened.benchmark
+    written = [PREDICTIONS_FOLDER] if opened.config.save_predictions else []
     if opened.config.save_predictions and benchmark.protocol == "keypoints":
         from rtn_jax.evaluation.predictions import POINTS_FILE, point_row
 
@@ -152,11 +162,14 @@ def _write_extras(opened: Opened, results: list[Result], record: dict[str, Any],
         from rtn_jax.pictures import matches_picture
 
         save_image(out / "matches.png", matches_picture(opened.params, benchmark))
+        written.append("matches.png")
     if opened.config.report:
         from rtn_jax.reporting.html import html_report
 
         page = html_report(record, benchmark, results)
         write_atomically(out / "report.html", lambda file: file.write(page.encode()))
+        written.append("report.html")
+    return written
 
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from rtn_jax.coordinates import Shape, pixel_grid, resize_points
 from rtn_jax.images import resize, to_uint8
-from rtn_jax.visualize.board import FRAME, board
+from rtn_jax.visualize.board import FRAME, board, title_size
 from rtn_jax.visualize.colors import (
     HOLE,
     color_wheel,
@@ -153,6 +153,10 @@ def match_figure(
         scale = np.linspace(1, 0, height // 2)[:, None].repeat(height // 15, axis=1)
         columns[3].append(("1: sure", confidence_to_color(scale)))
     canvas, layer, panels = board(columns, height, framed=3)  # the keys have no frame
+    if confidence is not None:
+        (left, _), (_, foot) = (edge.tolist() for edge in panels[3][1].box)
+        size = title_size(height)
+        layer.text((left, foot + 0.75 * size), "0: lost", size, anchor="lm", outlined=False)
     size = mark_size(len(src_points), height)
     solid = None if reliable is None else sample(reliable, src_points) > 0.5
     mark(layer, replace(panels[0][0], original=src_shape), src_points, size, reliable=solid)

@@ -13,7 +13,7 @@ _FINER = 4  # candidates per point that are laid out when the confidence chooses
 
 
 def sample_grid_points(
-    mask_or_shape: ArrayLike | Shape, n: int, *, confidence: ArrayLike | None = None
+    mask_or_shape: ArrayLike | Shape, n: int, *, confidence: ArrayLike | None = None, apart: float = 0
 ) -> Float[np.ndarray, "m 2"]:
     """At most `n` points (about as many) spread evenly over a picture or a mask, row by row.
 
@@ -23,6 +23,7 @@ def sample_grid_points(
     Args:
         mask_or_shape: (height, width), or `[H, W]`, nonzero where points may lie.
         confidence: `[H, W]`, 0 or more; NaN counts as 0.
+        apart: pixels between any two that the confidence chooses; where there is no room, there are fewer.
 
     Raises:
         ValueError: neither a mask nor a shape, an empty mask, `n` below 1, or a confidence of another shape.
@@ -42,6 +43,9 @@ def sample_grid_points(
         chosen.append(int(np.argmax(reliable * nearest)))
         distance = np.linalg.norm(points - points[chosen[-1]], axis=-1)
         nearest = distance if len(chosen) == 1 else np.minimum(nearest, distance)
+        nearest = np.where(nearest < apart, 0, nearest)
+        if not nearest.any():
+            break
     return np.asarray(points[np.sort(chosen)])
 
 

@@ -106,6 +106,7 @@ def test_the_table_tells_pixels_of_the_files(session, matcher):
     for row, (x, y), there in zip(rows, [(300, 200), (100, 50)], carried[::-1], strict=True):
         np.testing.assert_allclose([int(row[1]), int(row[2])], (2 * x + 0.5, 2 * y + 0.5), atol=0.51)
         np.testing.assert_allclose([int(row[3]), int(row[4])], there, atol=0.51)
+    assert "similarity" in text and "confidence" not in text, "which is that of `match`, of another kind"
     alone = re.sub(r"<[^>]+>", " ", table(session.with_photo("target", None), None))
     assert len(re.findall(r"\d+, \d+", alone)) == 2
     assert table(session.cleared(), match) == ""

@@ -117,6 +117,18 @@ def test_one_target_with_given_points(home, capsys, monkeypatch):
     assert read_image(home / "match.jpg").std() > 20
 
 
+def test_who_waits_for_long_is_told_why(home, monkeypatch, caplog):
+    monkeypatch.chdir(home)
+    asked = ["src.png", "a.jpg", "--ckpt=net", "--out=told.png"]
+    with caplog.at_level("INFO"):
+        monkeypatch.setattr("rtn_jax.matching.command._SLOW", 600.0)
+        run("rtn_jax match", MatchConfig, match, asked)
+        assert "still at work" not in caplog.text
+        monkeypatch.setattr("rtn_jax.matching.command._SLOW", 0.0)
+        run("rtn_jax match", MatchConfig, match, asked)
+    assert caplog.text.count("still at work: the first start") == 1
+
+
 def test_mistakes_are_one_line_and_nothing_is_written(unchecked, capsys, home, monkeypatch):
     monkeypatch.chdir(home)
     Image.new("L", (10, 10), 255).save(home / "small.png")

@@ -48,3 +48,14 @@ def test_points_are_chosen_where_the_match_is_reliable(answered):
     assert len(nowhere) >= 3 and (nowhere[:, 0] < 30).all(), "something is shown all the same"
     leaving = replace(half, flow=still + np.asarray([-8, 0], np.float32), confidence=sure * 0 + 1)
     assert chosen_points(leaving, 8, (80, 180))[:, 0].min() > 22, "what leaves the target has no match to show"
+
+
+def test_chosen_points_are_not_heaped_up_where_little_is_reliable(answered):
+    sure = np.zeros((32, 32), np.float32)
+    sure[2:6, :2] = 0.9
+    still = np.zeros((32, 32, 2), np.float32)
+    corner = replace(answered, flow=still, back=still, confidence=sure)
+    points = chosen_points(corner, 12, (80, 180))
+    distances = np.linalg.norm(points[:, None] - points[None], axis=-1) + 1e9 * np.eye(len(points))
+    assert 1 <= len(points) < 12
+    assert distances.min() > 0.04 * 90, "a share of the source's longer side"

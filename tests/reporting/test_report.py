@@ -80,6 +80,7 @@ def test_everything_that_is_written(checkpoint, pairs_file, tmp_path, capsys):
     assert (written["pairs"], written["left_out"]) == (9, [])
     shown = capsys.readouterr().out
     assert not shown.startswith("\n"), "nothing before the table"
+    assert shown.endswith(f"{out}: results.json, pairs.csv, predictions, matches.png, report.html\n")
     for name, value in written["metrics"].items():
         assert re.search(rf"{re.escape(name)} .* {value:.1f} ", shown), name
 
