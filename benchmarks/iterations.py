@@ -100,7 +100,7 @@ def _flow(config: Config, field: jax.Array) -> Float[jax.Array, "b H W 2"]:
 
 
 def _shown(name: str, config: Config, found: list[dict[str, float]], pairs: int) -> str:
-    layers = ["none", *(level.tap for level in config.levels for _ in range(level.iterations))]
+    layers = ["none", *("+".join(level.taps) for level in config.levels for _ in range(level.iterations))]
     figures_of = list(found[0])
     rows = [
         [str(number), layer, *(f"{of_one[figure]:.1f}" for figure in figures_of)]

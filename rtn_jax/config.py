@@ -34,7 +34,8 @@ class Level:
     """One grid of the coarse-to-fine schedule."""
 
     layer: str
-    """Layer of the backbone whose output is matched, and which is redone under the field (`conv5_1`)."""
+    """Layer of the backbone whose output is matched, and which is redone under the field (`conv5_1`), or several of one
+    grid, joined by `+` (`conv5_1+conv5_3`): the cosines of each count alike."""
     iterations: int
     """Recurrent steps at this level, at least 1."""
     downscale: int = 1
@@ -45,11 +46,18 @@ class Level:
         for name in ("iterations", "downscale"):
             if not _is_whole(getattr(self, name), 1):
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {getattr(self, name)!r}")
+        if not all(self.layers) or len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"layer: expected a layer, or different ones joined by +, got {self.layer!r}")
 
     @property
-    def tap(self) -> str:
-        """What the layer's features at this scale are called among the `Features` of an image."""
-        return self.layer if self.downscale == 1 else f"{self.layer}/{self.downscale}"
+    def layers(self) -> tuple[str, ...]:
+        """The layers one by one."""
+        return tuple(self.layer.split("+"))
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """What the layers' features at this scale are called among the `Features` of an image."""
+        return tuple(layer if self.downscale == 1 else f"{layer}/{self.downscale}" for layer in self.layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,4 +247,18 @@ def wide(backbone: BackboneName = "vgg") -> Config:
     return Config(backbone=backbone, levels=levels)
 
 
-PRESETS = {"default": default, "paper": paper, "released": released, "wide": wide}
+def joint(backbone: BackboneName = "vgg") -> Config:
+    """`wide` whose first levels compare conv5_1 and conv5_3 together: the one tells places apart, the other parts.
+
+    Raises:
+        ValueError: for another backbone than VGG, of which nothing has been measured.
+    """
+    if backbone not in ("vgg", "vgg16"):
+        raise ValueError(f"backbone: joint has been tried with vgg and vgg16, got {backbone!r}; see the preset wide")
+    config = wide(backbone)
+    first, second, last = config.levels
+    joined = (dataclasses.replace(level, layer="conv5_1+conv5_3") for level in (first, second))
+    return config.replace(levels=(*joined, last))
+
+
+PRESETS = {"default": default, "paper": paper, "released": released, "wide": wide, "joint": joint}

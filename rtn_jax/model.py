@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from rtn_jax.affine import add_residual, identity_field, resize_field, transfer_points
 from rtn_jax.backbones import Tap, backbone, level_strides
-from rtn_jax.config import Config, Start
+from rtn_jax.config import Config, Level, Start
 from rtn_jax.consensus import affine_consensus, affine_field
 from rtn_jax.coordinates import Shape, denormalize_vectors, pixel_grid, pixels_to_cells, resize_points
 from rtn_jax.correlation import l2_normalize, window_correlation
@@ -101,7 +101,7 @@ def match(params: Params, src: Features, tgt: Features) -> Output:
         ValueError: if the features are not those of this config's layers, or of different batch or image size.
     """
     for name, features in (("src", src), ("tgt", tgt)):
-        missing = {level.tap for level in params.config.levels} - set(features.taps)
+        missing = {tap for level in params.config.levels for tap in level.taps} - set(features.taps)
         if missing:
             raise ValueError(f"{name}: features lack the layers {', '.join(sorted(missing))} of the config")
     for layer, tap in src.taps.items():
@@ -234,7 +234,7 @@ def _refined(
     for level, (_, shape) in zip(config.levels, grids(config), strict=True):
         while field.shape[1] < shape[0]:  # grids differ by powers of two: images are padded to whole cells
             field = resize_field(field, (2 * field.shape[1], 2 * field.shape[2]), border=config.upsampling)
-        correlate = _correlation_under(params, level.layer, src[level.tap], tgt[level.tap])
+        correlate = _correlation_under(params, level, src, tgt)
         field, volume, fields = _iterate(params, level.iterations, correlate, field)
         history.append(fields)
     volume = correlate(field) if config.final_correlation else volume
@@ -246,10 +246,11 @@ def _refined(
 
 def _start(config: Config, name: Start, src: dict[str, Tap], tgt: dict[str, Tap]) -> Float[Array, "b h w 2 3"]:
     """A field on the first level's grid."""
-    tap, (_, shape) = config.levels[config.first_look].tap, grids(config)[0]
+    level, (_, shape) = config.levels[config.first_look], grids(config)[0]
+    described = [unit_features(level, taps) for taps in (src, tgt)]
     if name == "identity":
-        return identity_field(src[tap].output.shape[0], shape, _wide(config))
-    maps = affine_consensus(src[tap].output, tgt[tap].output)
+        return identity_field(described[0].shape[0], shape, _wide(config))
+    maps = affine_consensus(*described)
     return affine_field(maps.astype(_wide(config)), shape, normalization=config.normalization)
 
 
@@ -262,14 +263,28 @@ def _surer(volume: Float[Array, "n h w m"], starts: int, pairs: int) -> Int[Arra
 Correlate = Callable[[Float[Array, "b h w 2 3"]], Float[Array, "b h w m"]]
 
 
-def _correlation_under(params: Params, layer: str, src: Tap, tgt: Tap) -> Correlate:
+def unit_features(level: Level, taps: dict[str, Tap]) -> Float[Array, "b h w c"]:
+    """What a level compares: the features of its layers, of unit length each and together."""
+    return _joined([taps[tap].output for tap in level.taps])
+
+
+def _joined(features: Sequence[Float[Array, "b h w _"]]) -> Float[Array, "b h w c"]:
+    """Inner products of what is returned are the means of the cosines."""
+    alike = [l2_normalize(x) for x in features]
+    return alike[0] if len(alike) == 1 else jnp.concatenate(alike, -1) / math.sqrt(len(alike))
+
+
+def _correlation_under(params: Params, level: Level, src: dict[str, Tap], tgt: dict[str, Tap]) -> Correlate:
     """`T -> C(D^s, D^t(T))`: the raw volume as a function of the field. What does not depend on it is done here."""
     config, network = params.config, backbone(params.config)
-    src_features = l2_normalize(src.output)
-    warped = network.redo(params.weights["backbone"], layer, tgt.input, config.normalization)
+    src_features = unit_features(level, src)
+    redone = [
+        network.redo(params.weights["backbone"], layer, tgt[tap].input, config.normalization)
+        for layer, tap in zip(level.layers, level.taps, strict=True)
+    ]
 
     def correlate(field: Float[Array, "b h w 2 3"]) -> Float[Array, "b h w m"]:
-        return window_correlation(src_features, l2_normalize(warped(field)), radius=config.radius)
+        return window_correlation(src_features, _joined([under(field) for under in redone]), radius=config.radius)
 
     return correlate
 
@@ -317,7 +332,8 @@ def _taps(params: Params, images: Float[Array, "b H W 3"]) -> dict[str, Tap]:
         levels = tuple(level for level in params.config.levels if level.downscale == scale)
         network = backbone(params.config.replace(levels=levels))
         at_scale = network.taps(params.weights["backbone"], average_pool(images, scale))
-        taps |= {level.tap: Tap(*at_scale[level.layer]) for level in levels}
+        named = {tap: layer for level in levels for tap, layer in zip(level.taps, level.layers, strict=True)}
+        taps |= {tap: Tap(*at_scale[layer]) for tap, layer in named.items()}
     return taps
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rtn_jax.config import PRESETS, Config, Level, default, paper, released, wide
+from rtn_jax.config import PRESETS, Config, Level, default, joint, paper, released, wide
 
 CHANGED = Config(
     levels=(Level(layer="conv4_4", iterations=5),),
@@ -39,11 +39,22 @@ def test_presets():
     assert (released().normalization, released().upsampling, released().final_correlation) == ("corners", "zero", False)
     assert released().levels == default().levels
     assert (default().residual_units, released().residual_units) == ("window", "image")
-    assert [level.tap for level in wide().levels] == ["conv5_1/2", "conv5_1", "conv4_4"]
-    assert wide().iterations == (2, 2, 3)
+    assert [level.taps for level in wide().levels] == [("conv5_1/2",), ("conv5_1",), ("conv4_4",)]
+    assert wide().iterations == joint().iterations == (2, 2, 3)
+    assert [level.layer for level in joint().levels] == ["conv5_1+conv5_3"] * 2 + ["conv4_4"]
+    assert joint().levels[0].taps == ("conv5_1/2", "conv5_3/2")
+    assert joint("vgg16").levels[2].layer == "conv4_3"
+    with pytest.raises(ValueError, match=r"^backbone: joint has been tried with vgg and vgg16, got 'resnet'"):
+        joint("resnet")
 
 
-@pytest.mark.parametrize("config", [default(), paper(), released(), wide(), CHANGED])
+@pytest.mark.parametrize("layer", ["", "conv5_1+", "+conv5_1", "conv5_1+conv5_1"])
+def test_layers_that_cannot_be_joined(layer):
+    with pytest.raises(ValueError, match=r"^layer: expected a layer, or different ones joined by \+, got '"):
+        Level(layer=layer, iterations=1)
+
+
+@pytest.mark.parametrize("config", [default(), paper(), released(), wide(), joint(), CHANGED])
 def test_json_and_back(config):
     text = config.to_json()
     assert Config.from_json(text) == config

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import rtn_jax
-from rtn_jax import Config, Level, Params
+from rtn_jax import Config, Level, Params, model
 from rtn_jax.config import released
 from rtn_jax.coordinates import pixel_grid, resize_points
 from rtn_jax.data.photos import builtin_photos
@@ -321,6 +321,28 @@ def test_init_takes_pretrained_weights_and_names_what_does_not_fit():
     broken["conv2_2"]["bias"] = np.zeros(3, np.float32)
     with pytest.raises(ValueError, match=r"conv1_2/bias is missing.*conv2_2/bias has shape \(3,\), expected \(128,\)"):
         rtn_jax.init(jax.random.key(0), config, backbone_weights=broken)
+
+
+def test_joined_layers_are_compared_by_the_mean_of_their_cosines(pair, rng):
+    shape = pair[0].shape[0], 16, 16
+    field = jnp.asarray(np.eye(2, 3) + 0.2 * rng.standard_normal((*shape, 2, 3)), jnp.float32)
+    both = rtn_jax.init(jax.random.key(0), small_config(levels=(Level(layer="conv2_1+conv2_2", iterations=1),)))
+    volumes, similar = {}, {}
+    for layer in ("conv2_1", "conv2_2", "conv2_1+conv2_2"):
+        params = both.configure(levels=(Level(layer=layer, iterations=1),))
+        src, tgt = (rtn_jax.encode(params, image).taps for image in pair)
+        level = params.config.levels[0]
+        volumes[layer] = model._correlation_under(params, level, src, tgt)(field)
+        similar[layer] = jnp.sum(model.unit_features(level, src) * model.unit_features(level, tgt), -1)
+    for found in (volumes, similar):
+        joined = found.pop("conv2_1+conv2_2")
+        assert np.abs(found["conv2_1"] - found["conv2_2"]).max() > 0.1
+        np.testing.assert_allclose(joined, (found["conv2_1"] + found["conv2_2"]) / 2, atol=1e-6)
+
+
+def test_layers_of_different_grids_cannot_be_joined(params):
+    with pytest.raises(ValueError, match=r"^levels: expected layers of one grid .* conv2_1 2, conv3_1 4$"):
+        params.configure(levels=(Level(layer="conv2_1+conv3_1", iterations=1),))
 
 
 def test_what_is_compiled_ahead_is_not_compiled_again(params, pair):

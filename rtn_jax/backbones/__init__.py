@@ -60,7 +60,7 @@ def backbone(config: Config) -> Backbone:
         ValueError: if a level's layer does not exist, the levels are not ordered from coarse to fine, or a stride of
             ResNets is asked for of another backbone.
     """
-    built = _BACKBONES[config.backbone](config, tuple(level.layer for level in config.levels))
+    built = _BACKBONES[config.backbone](config, tuple(layer for level in config.levels for layer in level.layers))
     if config.resnet_stride != Config.resnet_stride and not isinstance(built, ResNetBackbone):
         raise ValueError(f"resnet_stride: {config.backbone} is no ResNet and has none, got {config.resnet_stride}")
     strides = _strides(built, config)
@@ -75,7 +75,14 @@ def level_strides(config: Config) -> list[int]:
 
 
 def _strides(built: Backbone, config: Config) -> list[int]:
-    return [level.downscale * built.stride(level.layer) for level in config.levels]
+    strides = []
+    for level in config.levels:
+        of_layers = {layer: built.stride(layer) for layer in level.layers}
+        if len(set(of_layers.values())) > 1:
+            found = ", ".join(f"{layer} {stride}" for layer, stride in of_layers.items())
+            raise ValueError(f"levels: expected layers of one grid to be joined, got pixels per cell {found}")
+        strides.append(level.downscale * next(iter(of_layers.values())))
+    return strides
 
 
 def full_weight_shapes(name: BackboneName) -> Shapes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import jax
@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from rtn_jax.backbones import Tap
+from rtn_jax.config import Level
 from rtn_jax.coordinates import (
     Shape,
     cells_to_pixels,
@@ -26,10 +28,9 @@ from rtn_jax.coordinates import (
     pixels_to_cells,
     resize_points,
 )
-from rtn_jax.correlation import l2_normalize
 from rtn_jax.data.pairs import Files, Pair
 from rtn_jax.images import resize
-from rtn_jax.model import Features, encode, grids, match, pair_confidence
+from rtn_jax.model import Features, encode, grids, match, pair_confidence, unit_features
 from rtn_jax.params import Params
 from rtn_jax.sampling import bilinear_sample
 
@@ -121,12 +122,12 @@ def nearest(features: ImageFeatures, *, mirrored: bool = False) -> Matcher:
     target's mirror image.
     """
     config = features.params.config
-    layer = config.levels[config.first_look].tap
+    level = config.levels[config.first_look]
     stride, grid = grids(config)[config.first_look]
 
     def answer(pair: Pair) -> Transfer:
         (src, src_shape), (tgt, tgt_shape) = features(pair.src), features(pair.tgt, mirrored)
-        volume = _similarities(src.taps[layer].output, tgt.taps[layer].output)
+        volume = _similarities(level, src.taps, tgt.taps)
 
         def move(points: Points) -> Points:
             sampled_at = pixels_to_cells(resize_points(points, src_shape, config.image_shape), stride)
@@ -210,10 +211,10 @@ def _surer(one: Transfer, other: Transfer) -> bool:
     return one.confidence > other.confidence
 
 
-@jax.jit
-def _similarities(src: Float[Array, "1 h w c"], tgt: Float[Array, "1 h w c"]) -> Float[Array, "1 h w m"]:
+@partial(jax.jit, static_argnums=0)
+def _similarities(level: Level, src_taps: dict[str, Tap], tgt_taps: dict[str, Tap]) -> Float[Array, "1 h w m"]:
     """Cosine of every source cell with every target cell."""
-    src, tgt = l2_normalize(src), l2_normalize(tgt)
+    src, tgt = unit_features(level, src_taps), unit_features(level, tgt_taps)
     return jnp.einsum("bhwc,bmc->bhwm", src, tgt.reshape(1, -1, tgt.shape[-1]))
 
 

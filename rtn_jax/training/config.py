@@ -18,7 +18,7 @@ from rtn_jax.training.recipes import (
     StageName,
 )
 
-PresetName = Literal["default", "paper", "released", "wide"]
+PresetName = Literal["default", "paper", "released", "wide", "joint"]
 STAGES: dict[str, tuple[StageName, ...]] = {
     "synthetic": ("synthetic",),
     "weak": ("weak",),
@@ -44,8 +44,8 @@ class TrainConfig:
     recipe: RecipeName = "default"
     """default: ours. released: the released code's optimiser, losses and network."""
     preset: PresetName | None = None
-    """Schedule of levels and conventions: our default, the paper's single level, or the released code's; the one of
-    the recipe's name unless given."""
+    """Schedule of levels and conventions: our default, the paper's single level, the released code's, ours with a wider
+    first look (wide), or that with two layers compared at once (joint); the one of the recipe's name unless given."""
     data: str = "builtin"
     """What to draw from. builtin: photos that come with the installed packages (synthetic only); a folder of photos
     (weak, features: one folder per class); the folder of PF-dataset-PASCAL (its training pairs); a .csv table of photos

@@ -20,11 +20,10 @@ from jaxtyping import Array, Bool, Float, Key, UInt8
 from rtn_jax.affine import compose_fields, field_statistics
 from rtn_jax.config import Config
 from rtn_jax.coordinates import Shape, cells_to_pixels, flip_box, normalize_vectors, pixel_grid
-from rtn_jax.correlation import l2_normalize
 from rtn_jax.data.colour import ColourRange, jitter_colours
 from rtn_jax.data.synthetic import Warp, inside, random_warps, warp_jacobian, warp_mapping, warp_photos
 from rtn_jax.losses import correspondence_loss, synthetic_loss, tie_loss, weak_loss
-from rtn_jax.model import Features, Output, apply, encode, grids, match, pair_confidence
+from rtn_jax.model import Features, Output, apply, encode, grids, match, pair_confidence, unit_features
 from rtn_jax.params import Params
 from rtn_jax.training.recipes import Recipe, StageName
 
@@ -113,7 +112,7 @@ def features(params: Params, batch: Batch, recipe: Recipe) -> tuple[Float[Array,
     src, tgt = (encode(params, side).taps for side in sides)
     values, shares = [], []
     for level, grid in zip(params.config.levels, grids(params.config), strict=True):
-        described = [l2_normalize(taps[level.tap].output) for taps in (src, tgt)]
+        described = [unit_features(level, taps) for taps in (src, tgt)]
         masks = [box_mask(grid, batch[name]) for name in ("src_box", "tgt_box")]
         value, share = correspondence_loss(*described, *masks, temperature=recipe.temperature)
         values.append(value)

@@ -188,7 +188,7 @@ class TestMistakes:
         [
             ({"stage": "strong"}, "stage: expected one of synthetic, weak, both, features, got 'strong'"),
             ({"recipe": "paper"}, "recipe: expected one of default, released, got 'paper'"),
-            ({"preset": "vgg"}, "preset: expected one of default, paper, released, wide, got 'vgg'"),
+            ({"preset": "vgg"}, "preset: expected one of default, paper, released, wide, joint, got 'vgg'"),
             ({"optimizer": "lion"}, "optimizer: expected one of adamw, sgd, got 'lion'"),
         ],
     )
