@@ -17,6 +17,7 @@ DtypeName = Literal["float32", "bfloat16", "float64"]
 ResNetStride = Literal[16, 8]
 ResidualUnits = Literal["window", "image"]
 StrideIn = Literal["1x1", "3x3"]
+PresetName = Literal["default", "paper", "released", "wide", "joint"]
 Start = Literal["identity", "consensus"]
 
 MIN_IMAGE_SIZE = 32

@@ -10,10 +10,11 @@ import pytest
 import rtn_jax
 from rtn_jax import trained
 from rtn_jax.backbones import Pretrained
+from rtn_jax.config import PRESETS, Level
 from rtn_jax.params import Params
 from rtn_jax.trained.command import PackConfig, pack
 from rtn_jax.weights.tensors import write_tensors
-from tests.networks import moving_params, small_config
+from tests.networks import TWO_LEVELS, moving_params, small_config
 
 
 @pytest.fixture
@@ -81,6 +82,18 @@ def test_a_trained_backbone_is_refused(params, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_on_levels_that_need_more_of_the_published_backbone(params):
+    coarse = (Level(layer="conv2_1", iterations=1),)
+    layers = {name: params.weights["backbone"][name] for name in ("conv1_1", "conv1_2", "conv2_1")}
+    shallow = Params({**params.weights, "backbone": layers}, params.config.replace(levels=coarse))
+    again = trained.on_levels(shallow, params.config.levels)
+    assert again.config == params.config
+    jax.tree.map(np.testing.assert_array_equal, again.weights, params.weights)
+    layers["conv1_1"] = jax.tree.map(lambda x: x + 1, layers["conv1_1"])
+    with pytest.raises(ValueError, match=r"^params: conv1_1/(bias|kernel) is not the published"):
+        trained.on_levels(shallow, params.config.levels)
+
+
 def test_files_that_are_something_else(params, tmp_path):
     (tmp_path / "text").write_text("no")
     with pytest.raises(ValueError, match=r"a safetensors file .*, found a file that begins with"):
@@ -95,12 +108,15 @@ def test_files_that_are_something_else(params, tmp_path):
         trained.read_trained(tmp_path / "a.safetensors")
 
 
-def test_the_command(params, tmp_path, capsys):
+def test_the_command(params, tmp_path, capsys, monkeypatch):
     rtn_jax.save(tmp_path / "run", params)
     pack(PackConfig(ckpt=tmp_path / "run", out=tmp_path / "b.safetensors", image_size=96, starts=("consensus",)))
     changed = params.config.replace(image_size=96, starts=("consensus",))
     assert trained.read_trained(tmp_path / "b.safetensors").config == changed
     assert capsys.readouterr().out.startswith(f"{tmp_path}/b.safetensors: ")
+    monkeypatch.setitem(PRESETS, "paper", lambda backbone: small_config(levels=TWO_LEVELS[1:]))
+    pack(PackConfig(ckpt=tmp_path / "run", out=tmp_path / "c.safetensors", preset="paper"))
+    assert trained.read_trained(tmp_path / "c.safetensors").config == params.config.replace(levels=TWO_LEVELS[1:])
     with pytest.raises(ValueError, match=r"^out: expected a name that ends in \.safetensors"):
         pack(PackConfig(ckpt=tmp_path / "run", out=tmp_path / "b.npz"))
 

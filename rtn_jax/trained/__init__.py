@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtn_jax.backbones import backbone
-from rtn_jax.config import Config
+from rtn_jax.config import Config, Level
 from rtn_jax.params import Params, check_shapes, expected_shapes
 from rtn_jax.weights import pretrained
 from rtn_jax.weights.containers import UnusableFile
@@ -72,6 +72,17 @@ def read_trained(path: str | os.PathLike[str]) -> Params:
     return Params(jax.device_put({"backbone": _published(config), "geometry": geometry}), config)
 
 
+def on_levels(params: Params, levels: tuple[Level, ...]) -> Params:
+    """The same geometry network on other levels, with the layers of the published backbone that they need.
+
+    Raises:
+        ValueError: if the backbone's weights are not the published ones, or the levels do not fit it.
+    """
+    _check_published(params)
+    config = params.config.replace(levels=levels)
+    return Params({**params.weights, "backbone": jax.device_put(_published(config))}, config)
+
+
 def write_trained(path: str | os.PathLike[str], params: Params, **notes: Any) -> None:
     """Writes a network whose backbone is the published one: its geometry network in bfloat16, and its config.
 
@@ -83,10 +94,7 @@ def write_trained(path: str | os.PathLike[str], params: Params, **notes: Any) ->
     Raises:
         ValueError: if the backbone's weights are not the published ones, or the file cannot be written.
     """
-    for layer, parts in _published(params.config).items():
-        for name, array in parts.items():
-            if not np.array_equal(array, params.weights["backbone"][layer][name]):
-                raise ValueError(f"params: {layer}/{name} is not the published backbone's, which the file would need")
+    _check_published(params)
     arrays = {
         f"{layer}/{part}": np.asarray(array).astype(jnp.bfloat16)
         for layer, parts in params.weights["geometry"].items()
@@ -94,6 +102,13 @@ def write_trained(path: str | os.PathLike[str], params: Params, **notes: Any) ->
     }
     header = {"config": json.loads(params.config.to_json()), **notes}
     write_tensors(Path(path), arrays, {KEY: json.dumps(header)})
+
+
+def _check_published(params: Params) -> None:
+    for layer, parts in _published(params.config).items():
+        for name, array in parts.items():
+            if not np.array_equal(array, params.weights["backbone"][layer][name]):
+                raise ValueError(f"params: {layer}/{name} is not the published backbone's, which is needed here")
 
 
 def _published(config: Config) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from rtn_jax import checkpoints
-from rtn_jax.config import Start
-from rtn_jax.trained import write_trained
+from rtn_jax.config import PRESETS, PresetName, Start
+from rtn_jax.trained import on_levels, write_trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,8 @@ class PackConfig:
     """The size the network is to be used at; the one it was trained at unless given."""
     starts: tuple[Start, ...] | None = None
     """Where its recurrence is to be begun (`Config.starts`); where training began it unless given."""
+    preset: PresetName | None = None
+    """Whose levels it is to be used on; those it was trained on unless given."""
 
 
 def pack(config: PackConfig) -> None:
@@ -36,5 +38,7 @@ def pack(config: PackConfig) -> None:
     if config.out.suffix != ".safetensors":
         raise ValueError(f"out: expected a name that ends in .safetensors, got {config.out}")
     params = checkpoints.load(config.ckpt)
+    if config.preset is not None:
+        params = on_levels(params, PRESETS[config.preset](params.config.backbone).levels)
     write_trained(config.out, params.configure_given(image_size=config.image_size, starts=config.starts))
     sys.stdout.write(f"{config.out}: {config.out.stat().st_size:,} bytes\n")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rtn_jax.config import PRESETS, BackboneName, Config, DtypeName, ResNetStride, Start
+from rtn_jax.config import PRESETS, BackboneName, Config, DtypeName, PresetName, ResNetStride, Start
 from rtn_jax.training.recipes import (
     RECIPES,
     OptimizerName,
@@ -18,7 +18,6 @@ from rtn_jax.training.recipes import (
     StageName,
 )
 
-PresetName = Literal["default", "paper", "released", "wide", "joint"]
 STAGES: dict[str, tuple[StageName, ...]] = {
     "synthetic": ("synthetic",),
     "weak": ("weak",),
