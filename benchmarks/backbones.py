@@ -22,7 +22,7 @@ import tyro
 
 import rtn_jax
 from benchmarks.fresh import ROOT, about, machine, table
-from benchmarks.pair import random_images
+from benchmarks.jobs import random_images
 from benchmarks.setup import random_weights
 from benchmarks.turns import interleave
 from rtn_jax.config import BackboneName, default

@@ -40,10 +40,11 @@ def test_presets():
     assert released().levels == default().levels
     assert (default().residual_units, released().residual_units) == ("window", "image")
     assert [level.taps for level in wide().levels] == [("conv5_1/2",), ("conv5_1",), ("conv4_4",)]
-    assert wide().iterations == joint().iterations == (2, 2, 3)
-    assert [level.layer for level in joint().levels] == ["conv5_1+conv5_3"] * 2 + ["conv4_4"]
-    assert joint().levels[0].taps == ("conv5_1/2", "conv5_3/2")
-    assert joint("vgg16").levels[2].layer == "conv4_3"
+    assert wide().iterations == (2, 2, 3)
+    assert [level.taps for level in joint().levels] == [("conv5_1", "conv5_3"), ("conv4_4",)]
+    assert joint().iterations == (3, 3)
+    assert joint("vgg16").levels[1].layer == "conv4_3"
+    assert Level(layer="a+b", iterations=1, downscale=2).taps == ("a/2", "b/2")
     with pytest.raises(ValueError, match=r"^backbone: joint has been tried with vgg and vgg16, got 'resnet'"):
         joint("resnet")
 

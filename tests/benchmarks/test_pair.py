@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import rtn_jax
-from benchmarks.pair import JOBS, RECIPE, compare, random_images
+from benchmarks.jobs import JOBS, RECIPE, random_images
+from benchmarks.pair import compare
 from benchmarks.setup import random_weights
 from rtn_jax.config import default, released
 
