@@ -249,17 +249,17 @@ def wide(backbone: BackboneName = "vgg") -> Config:
 
 
 def joint(backbone: BackboneName = "vgg") -> Config:
-    """Two levels, of which the first compares conv5_1 and conv5_3 at once: one tells places apart, the other parts.
-
-    For a network whose recurrence begins at the consensus (`Config.starts`), which needs no wider look.
+    """`wide` whose first levels compare conv5_1 and conv5_3 at once: one tells places apart, the other parts.
 
     Raises:
         ValueError: for another backbone than VGG, of which nothing has been measured.
     """
     if backbone not in ("vgg", "vgg16"):
         raise ValueError(f"backbone: joint has been tried with vgg and vgg16, got {backbone!r}; see the preset wide")
-    levels = Level(layer="conv5_1+conv5_3", iterations=3), Level(layer=_LAYERS[backbone][2], iterations=3)
-    return Config(backbone=backbone, levels=levels)
+    config = wide(backbone)
+    *coarse, fine = config.levels
+    joined = (dataclasses.replace(level, layer="conv5_1+conv5_3") for level in coarse)
+    return config.replace(levels=(*joined, fine))
 
 
 PRESETS = {"default": default, "paper": paper, "released": released, "wide": wide, "joint": joint}

@@ -41,10 +41,13 @@ def test_presets():
     assert (default().residual_units, released().residual_units) == ("window", "image")
     assert [level.taps for level in wide().levels] == [("conv5_1/2",), ("conv5_1",), ("conv4_4",)]
     assert wide().iterations == (2, 2, 3)
-    assert [level.taps for level in joint().levels] == [("conv5_1", "conv5_3"), ("conv4_4",)]
-    assert joint().iterations == (3, 3)
-    assert joint("vgg16").levels[1].layer == "conv4_3"
-    assert Level(layer="a+b", iterations=1, downscale=2).taps == ("a/2", "b/2")
+    assert [level.taps for level in joint().levels] == [
+        ("conv5_1/2", "conv5_3/2"),
+        ("conv5_1", "conv5_3"),
+        ("conv4_4",),
+    ]
+    assert joint().iterations == (2, 2, 3)
+    assert joint("vgg16").levels[2].layer == "conv4_3"
     with pytest.raises(ValueError, match=r"^backbone: joint has been tried with vgg and vgg16, got 'resnet'"):
         joint("resnet")
 

@@ -44,7 +44,7 @@ class TrainConfig:
     """default: ours. released: the released code's optimiser, losses and network."""
     preset: PresetName | None = None
     """Schedule of levels and conventions: our default, the paper's single level, the released code's, ours with a wider
-    first look (wide), or with two layers compared at once (joint); the one of the recipe's name unless given."""
+    first look (wide), or that with two layers compared at once (joint); the one of the recipe's name unless given."""
     data: str = "builtin"
     """What to draw from. builtin: photos that come with the installed packages (synthetic only); a folder of photos
     (weak, features: one folder per class); the folder of PF-dataset-PASCAL (its training pairs); a .csv table of photos
