@@ -114,17 +114,6 @@ def match(params: Params, src: Features, tgt: Features) -> Output:
     return _output(params.config, affine, history, volume, src.image_shape, tgt.image_shape)
 
 
-def compile_match(params: Params) -> None:
-    """Traces and compiles what `match` runs for one pair, so that its first call finds it ready.
-
-    Meant for a thread beside one that encodes: half of the time, of reading a compiled program too, is spent outside
-    the interpreter.
-    """
-    image = jax.ShapeDtypeStruct((1, *params.config.image_shape, 3), jnp.float32)
-    taps = jax.eval_shape(_encode, params, image).taps
-    _refined.lower(params, taps, taps).compile()
-
-
 def pair_confidence(out: Output) -> Float[Array, " b"]:
     """How sure the network is of each pair, `[b]` in 0..1: the mean over the most confident quarter of the source.
 

@@ -15,7 +15,7 @@ from rtn_jax.config import released
 from rtn_jax.coordinates import pixel_grid, resize_points
 from rtn_jax.data.photos import builtin_photos
 from rtn_jax.images import resize
-from rtn_jax.model import compile_match, grids
+from rtn_jax.model import grids
 from rtn_jax.sampling import average_pool
 from tests import oracle
 from tests.networks import moving_params, photos, small_config
@@ -343,22 +343,3 @@ def test_joined_layers_are_compared_by_the_mean_of_their_cosines(pair, rng):
 def test_layers_of_different_grids_cannot_be_joined(params):
     with pytest.raises(ValueError, match=r"^levels: expected layers of one grid .* conv2_1 2, conv3_1 4$"):
         params.configure(levels=(Level(layer="conv2_1+conv3_1", iterations=1),))
-
-
-def test_what_is_compiled_ahead_is_not_compiled_again(params, pair):
-    src, tgt = (rtn_jax.encode(params, image[0].astype(np.float32)) for image in pair)
-    programs: list[str] = []
-
-    def listen(event: str, *_: float, fun_name: str = "", **__: str) -> None:
-        if event.endswith("backend_compile_duration"):
-            programs.append(fun_name)
-
-    jax.clear_caches()
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        compile_match(params)
-        rtn_jax.match(params, src, tgt)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    assert sum("_refined" in name for name in programs) == 1
-    assert not any("_encode" in name for name in programs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from rtn_jax.matching.files import TargetFiles
 from rtn_jax.matching.photo import Photo
 from rtn_jax.matching.points import check_inside, chosen_points
 from rtn_jax.matching.transfer import carry_edit, carry_mask
-from rtn_jax.model import Features, compile_match
+from rtn_jax.model import Features
 from rtn_jax.params import Params
 from rtn_jax.visualize import iteration_frames, mask_overlay, match_figure
 
@@ -96,18 +95,14 @@ def prepared(
     mask: Bool[np.ndarray, "H W"] | None = None,
     edit: Edit | None = None,
 ) -> Job:
-    """A job for this source; its features are computed here, and the network is compiled meanwhile.
+    """A job for this source; its features are computed here.
 
     Raises:
         ValueError: if a point is outside the source.
     """
     if not isinstance(points, int):
         check_inside(points, src.shape, src.name)
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        compiling = pool.submit(compile_match, params)
-        features = src.encoded(params)
-        compiling.result()
-    return Job(params, src, features, points, tolerance, mask, edit)
+    return Job(params, src, src.encoded(params), points, tolerance, mask, edit)
 
 
 def answer_picture(answer: Answer, src: Photo, tgt: Photo, points: Points) -> UInt8[np.ndarray, "h w 3"]:
