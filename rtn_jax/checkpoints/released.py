@@ -126,7 +126,7 @@ def _check_config(config: Config) -> None:
 def _described(config: Config) -> dict[str, Any]:
     """The fields that say what is computed, the levels in two."""
     fields = {name: value for name, value in vars(config).items() if name not in (*_WITHOUT_EFFECT, "levels")}
-    return fields | {"layers": tuple(level.taps for level in config.levels), "iterations": config.iterations}
+    return fields | {"layers": tuple("+".join(level.taps) for level in config.levels), "iterations": config.iterations}
 
 
 def _check_weights(params: Params) -> None:

@@ -47,7 +47,7 @@ def test_figures_are_those_of_networks_that_stop_there(saved, tmp_path, capsys):
 
     words = capsys.readouterr().out
     rows = [line.split(" | ")[:2] for line in words.splitlines() if line.startswith("| ") and "---" not in line]
-    layers = [level.tap for level in params.config.levels]
+    layers = [level.taps[0] for level in params.config.levels]
     assert rows[1:] == [[f"| {n}", tap] for n, tap in enumerate(["none", layers[0], *[layers[1]] * 3])]
 
 
