@@ -236,10 +236,9 @@ def _refined(
 def _start(config: Config, name: Start, src: dict[str, Tap], tgt: dict[str, Tap]) -> Float[Array, "b h w 2 3"]:
     """A field on the first level's grid."""
     level, (_, shape) = config.levels[config.first_look], grids(config)[0]
-    described = [unit_features(level, taps) for taps in (src, tgt)]
     if name == "identity":
-        return identity_field(described[0].shape[0], shape, _wide(config))
-    maps = affine_consensus(*described)
+        return identity_field(src[level.taps[0]].output.shape[0], shape, _wide(config))
+    maps = affine_consensus(unit_features(level, src), unit_features(level, tgt))
     return affine_field(maps.astype(_wide(config)), shape, normalization=config.normalization)
 
 
