@@ -62,6 +62,29 @@ class Level:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Search:
+    """A last look of every cell around the place that the recurrence ended at (`rtn_jax.search.local_search`).
+
+    It compares all layers of the levels that see the images as they are, on the finest grid.
+    """
+
+    radius: int = 8
+    """Of the window in cells."""
+    temperature: float = 20.0
+    """What cosines are multiplied by under the exponential."""
+    reach: float = 2.0
+    """Distance in cells at which a match is e times less likely for being as far away."""
+
+    def __post_init__(self) -> None:
+        if not _is_whole(self.radius, 1):
+            raise ValueError(f"radius: expected a whole number of at least 1, got {self.radius!r}")
+        for name in ("temperature", "reach"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ValueError(f"{name}: expected a number above 0, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that fixes the network besides its weights. Hashable, so it can be static under `jax.jit`."""
 
@@ -87,6 +110,8 @@ class Config:
     """Fields that the recurrence is begun from, each by itself; of several results each pair keeps the one that is
     surer of itself. `identity`: nothing moves, as the paper has it; `consensus`: the affine map that most mutual
     nearest neighbours agree on. Training begins at the identity unless asked otherwise."""
+    search: Search | bool = False
+    """What ends the estimate, beyond the paper: nothing unless given; True is `Search()`. Training is without."""
     final_correlation: bool = True
     """Compute the returned volume with the final field. False: the release's, from before the last residual."""
     compute_dtype: DtypeName = "float32"
@@ -123,6 +148,9 @@ class Config:
         object.__setattr__(self, "starts", tuple(self.starts))
         if not self.starts or len(set(self.starts)) < len(self.starts) or not set(self.starts) <= set(get_args(Start)):
             raise ValueError(f"starts: expected one or more of {', '.join(get_args(Start))}, got {self.starts!r}")
+        if not isinstance(self.search, Search | bool):
+            raise ValueError(f"search: expected a Search, True or False, got {self.search!r}")
+        object.__setattr__(self, "search", Search() if self.search is True else self.search)
         for name in ("radius", "geometry_width"):
             if not _is_whole(getattr(self, name), 1):
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {getattr(self, name)!r}")
@@ -180,6 +208,8 @@ class Config:
             fields = json.loads(text)
             fields.setdefault("residual_units", "image")  # before there was a choice
             fields["levels"] = tuple(Level(**level) for level in fields["levels"])
+            if fields.get("search"):
+                fields["search"] = Search(**fields["search"])
             fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
             return cls(**fields)
         except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:

@@ -15,14 +15,22 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
-from rtn_jax.affine import add_residual, identity_field, resize_field, transfer_points
+from rtn_jax.affine import add_residual, field_centres, identity_field, resize_field, transfer_points
 from rtn_jax.backbones import Tap, backbone, level_strides
-from rtn_jax.config import Config, Level, Start
+from rtn_jax.config import Config, Level, Search, Start
 from rtn_jax.consensus import affine_consensus, affine_field
-from rtn_jax.coordinates import Shape, denormalize_vectors, pixel_grid, pixels_to_cells, resize_points
+from rtn_jax.coordinates import (
+    Shape,
+    denormalize_vectors,
+    normalize_vectors,
+    pixel_grid,
+    pixels_to_cells,
+    resize_points,
+)
 from rtn_jax.correlation import l2_normalize, window_correlation
 from rtn_jax.params import Params, geometry_network
 from rtn_jax.sampling import average_pool, resample, resize_bilinear
+from rtn_jax.search import local_search
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["taps"], meta_fields=["image_shape"])
@@ -58,9 +66,10 @@ class Output:
     history: tuple[Float[Array, "... 2 3"], ...]
     """Per level, the field after every iteration, `[k, b, h, w, 2, 3]`."""
     correlation: Float[Array, "*b h w m"]
-    """The last raw volume (cosines), which the weak loss sees; the window's centre is the estimated match."""
+    """The last raw volume (cosines), which the weak loss sees; the window's centre is the recurrence's estimate."""
     confidence: Float[Array, "*b H W"]
-    """0..1: cosine between each source feature and the target feature it was matched to."""
+    """0..1: cosine between each source feature and the target feature that the recurrence matched it to. A search does
+    not change it: something alike is found nearly everywhere, and says less about whether the pair is right."""
 
 
 Image = Shaped[Array | np.ndarray, "..."]
@@ -219,7 +228,8 @@ def _refined(
     config, history = params.config, []
     begun = [_start(config, name, src, tgt) for name in config.starts]
     field = jnp.concatenate(begun)
-    src, tgt = (jax.tree.map(lambda x: jnp.concatenate([x] * len(config.starts)), taps) for taps in (src, tgt))
+    taps = src, tgt
+    src, tgt = (jax.tree.map(lambda x: jnp.concatenate([x] * len(config.starts)), x) for x in taps)
     for level, (_, shape) in zip(config.levels, grids(config), strict=True):
         while field.shape[1] < shape[0]:  # grids differ by powers of two: images are padded to whole cells
             field = resize_field(field, (2 * field.shape[1], 2 * field.shape[2]), border=config.upsampling)
@@ -227,10 +237,12 @@ def _refined(
         field, volume, fields = _iterate(params, level.iterations, correlate, field)
         history.append(fields)
     volume = correlate(field) if config.final_correlation else volume
-    if len(config.starts) == 1:
-        return field, tuple(history), volume
-    kept = _surer(volume, len(begun), begun[0].shape[0])
-    return field[kept], tuple(fields[:, kept] for fields in history), volume[kept]
+    if len(config.starts) > 1:
+        kept = _surer(volume, len(begun), begun[0].shape[0])
+        field, history, volume = field[kept], [fields[:, kept] for fields in history], volume[kept]
+    if isinstance(config.search, Search):
+        field = _searched(config, config.search, *taps, field)
+    return field, tuple(history), volume
 
 
 def _start(config: Config, name: Start, src: dict[str, Tap], tgt: dict[str, Tap]) -> Float[Array, "b h w 2 3"]:
@@ -246,6 +258,19 @@ def _surer(volume: Float[Array, "n h w m"], starts: int, pairs: int) -> Int[Arra
     """Of results from several starts, one after the other, the indices of those that each pair keeps."""
     sure = _surest(volume[..., volume.shape[-1] // 2]).reshape(starts, pairs)
     return sure.argmax(0) * pairs + jnp.arange(pairs)
+
+
+def _searched(
+    config: Config, search: Search, src: dict[str, Tap], tgt: dict[str, Tap], field: Float[Array, "b h w 2 3"]
+) -> Float[Array, "b h w 2 3"]:
+    """The field with every cell's translation changed by the search; its 2x2 part stays."""
+    found = {tap: None for level in config.levels if level.downscale == 1 for tap in level.taps}
+    found = found or {tap: None for tap in config.levels[-1].taps}
+    shape = field.shape[1:3]
+    a, b = (_joined([resize_bilinear(taps[tap].output, shape) for tap in found]) for taps in (src, tgt))
+    moved = local_search(a, b, field_centres(field, normalization=config.normalization), search)
+    change = normalize_vectors(moved.astype(field.dtype), shape, config.normalization)
+    return field.at[..., 2].add(change)
 
 
 Correlate = Callable[[Float[Array, "b h w 2 3"]], Float[Array, "b h w m"]]

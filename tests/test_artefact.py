@@ -86,8 +86,8 @@ def test_the_file_alone_gives_the_numbers_of_apply_for_every_batch(params, pairs
         np.testing.assert_allclose(found[f"1/{name}"], first, rtol=0, atol=1e-6 * scale, err_msg=name)
 
 
-def test_a_network_that_begins_at_more_than_the_identity(params, pairs, tmp_path):
-    params = params.configure(starts=("identity", "consensus"))
+def test_a_network_that_begins_at_more_than_the_identity_and_ends_with_a_search(params, pairs, tmp_path):
+    params = params.configure(starts=("identity", "consensus"), search=True)
     rtn_jax.export(params, (HEIGHT, WIDTH), tmp_path / "network.stablehlo")
     network = jax_export.deserialize(bytearray((tmp_path / "network.stablehlo").read_bytes()))
     for n in (1, 2):

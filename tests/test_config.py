@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rtn_jax.config import PRESETS, Config, Level, default, joint, paper, released, wide
+from rtn_jax.config import PRESETS, Config, Level, Search, default, joint, paper, released, wide
 
 CHANGED = Config(
     levels=(Level(layer="conv4_4", iterations=5),),
@@ -27,6 +27,7 @@ CHANGED = Config(
     pixel_mean=(1.0, 2.0, 3.0),
     stride_in="3x3",
     starts=("consensus", "identity"),
+    search=Search(radius=3, reach=1.5),
 )
 
 
@@ -137,6 +138,8 @@ def test_replace_refuses(unchecked):
         ({"starts": ()}, r"^starts: expected one or more of identity, consensus, got \(\)"),
         ({"starts": ("identity", "identity")}, r"^starts: expected one or more of .*, got \('identity', 'identity'\)"),
         ({"starts": ("mirror",)}, r"^starts: expected one or more of identity, consensus, got \('mirror',\)"),
+        ({"search": 3}, r"^search: expected a Search, True or False, got 3"),
+        ({"search": None}, r"^search: expected a Search, True or False, got None"),
         ({"radius": 0}, r"^radius: expected a whole number of at least 1, got 0"),
         ({"radius": 1.5}, r"^radius: expected a whole number of at least 1, got 1\.5"),
         ({"geometry_width": 0}, r"^geometry_width: expected a whole number of at least 1, got 0"),
@@ -145,6 +148,20 @@ def test_replace_refuses(unchecked):
 def test_refuses(unchecked, fields, match):
     with pytest.raises(ValueError, match=match):
         Config(**fields)
+
+
+def test_a_search_by_its_name(unchecked):
+    assert Config(search=True) == Config(search=Search()) != Config()
+    assert Config.from_json(Config(search=True).to_json()).search == Search()
+    assert Config(search=True).replace(search=False) == Config()
+    for fields, message in (
+        ({"radius": 0}, r"^radius: expected a whole number of at least 1, got 0"),
+        ({"reach": 0}, r"^reach: expected a number above 0, got 0"),
+        ({"reach": float("inf")}, r"^reach: expected a number above 0, got inf"),
+        ({"temperature": "20"}, r"^temperature: expected a number above 0, got '20'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Search(**fields)
 
 
 @pytest.mark.parametrize("iterations", [0, -1, 1.5, True, None, "2"])

@@ -110,8 +110,12 @@ def test_files_that_are_something_else(params, tmp_path):
 
 def test_the_command(params, tmp_path, capsys, monkeypatch):
     rtn_jax.save(tmp_path / "run", params)
-    pack(PackConfig(ckpt=tmp_path / "run", out=tmp_path / "b.safetensors", image_size=96, starts=("consensus",)))
-    changed = params.config.replace(image_size=96, starts=("consensus",))
+    pack(
+        PackConfig(
+            ckpt=tmp_path / "run", out=tmp_path / "b.safetensors", image_size=96, starts=("consensus",), search=True
+        )
+    )
+    changed = params.config.replace(image_size=96, starts=("consensus",), search=True)
     assert trained.read_trained(tmp_path / "b.safetensors").config == changed
     assert capsys.readouterr().out.startswith(f"{tmp_path}/b.safetensors: ")
     monkeypatch.setitem(PRESETS, "paper", lambda backbone: small_config(levels=TWO_LEVELS[1:]))

@@ -99,7 +99,10 @@ class Answer:
             yield (there - grid_rows(self.src_shape, rows)).astype(np.float32)
 
     def iterations(self, config: Config) -> list[tuple[str, Flow]]:
-        """The flow before the first and after every iteration, at the network's image size, each with its caption."""
+        """The flow before the first and after every iteration, at the network's image size, each with its caption.
+
+        After a search, which is none of them, what it found.
+        """
         shape = config.image_shape
         fields = [
             (level.layer, field)
@@ -112,6 +115,8 @@ class Answer:
         for number, (layer, field) in enumerate(fields, 1):
             mapping = np.asarray(_field_mapping(config, field, shape, shape))[0]
             flows.append((f"{number} of {len(fields)}, {layer}", mapping - grid))
+        if config.search:
+            flows.append(("search", self.flow))
         return flows
 
 

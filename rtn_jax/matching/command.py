@@ -67,6 +67,8 @@ class MatchConfig:
     starts: tuple[Start, ...] | None = None
     """Where the recurrence is begun: identity, consensus (the affine map that most mutual nearest neighbours agree
     on), or both, of which each pair keeps the surer result; the checkpoint's unless given."""
+    search: bool | None = None
+    """Whether every cell looks around at the end for what fits it best; as the checkpoint does unless given."""
 
     def __post_init__(self) -> None:
         from rtn_jax.matching.points import parse_points
@@ -106,7 +108,7 @@ def match(config: MatchConfig) -> None:
 
     # Everything is read before anything is written.
     params = checkpoints.load(config.ckpt).configure_given(
-        image_size=config.image_size, iterations=config.iterations, starts=config.starts
+        image_size=config.image_size, iterations=config.iterations, starts=config.starts, search=config.search
     )
     src, *targets = (read_photo(path, params.config) for path in (config.src, *config.tgt))
     found = []

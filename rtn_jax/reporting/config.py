@@ -13,7 +13,7 @@ from rtn_jax.metrics import PckKind
 DatasetName = Literal["held_out", "pf_willow", "pf_pascal", "tss", "caltech101", "spair71k", "json"]
 
 FLOORS = ("identity", "nearest")
-NETWORK_OPTIONS = ("image_size", "iterations", "starts", "resnet_stride", "compute_dtype")
+NETWORK_OPTIONS = ("image_size", "iterations", "starts", "search", "resnet_stride", "compute_dtype")
 """What can be changed about a network without other weights."""
 
 
@@ -59,6 +59,8 @@ class EvaluateConfig:
     starts: tuple[Start, ...] | None = None
     """Where the recurrence is begun: identity, consensus (the affine map that most mutual nearest neighbours agree
     on), or both, of which each pair keeps the surer result; the checkpoint's unless given."""
+    search: bool | None = None
+    """Whether every cell looks around at the end for what fits it best; as the checkpoint does unless given."""
     resnet_stride: ResNetStride | None = None
     """ResNets: image pixels per cell of conv4, 16 or (dilated) 8; the checkpoint's unless given."""
     compute_dtype: Literal["float32", "bfloat16"] | None = None

@@ -27,6 +27,8 @@ class PackConfig:
     """Where its recurrence is to be begun (`Config.starts`); where training began it unless given."""
     preset: PresetName | None = None
     """Whose levels it is to be used on; those it was trained on unless given."""
+    search: bool | None = None
+    """Whether every cell is to look around at the end (`Config.search`); as in training, not at all, unless given."""
 
 
 def pack(config: PackConfig) -> None:
@@ -40,5 +42,8 @@ def pack(config: PackConfig) -> None:
     params = checkpoints.load(config.ckpt)
     if config.preset is not None:
         params = on_levels(params, PRESETS[config.preset](params.config.backbone).levels)
-    write_trained(config.out, params.configure_given(image_size=config.image_size, starts=config.starts))
+    write_trained(
+        config.out,
+        params.configure_given(image_size=config.image_size, starts=config.starts, search=config.search),
+    )
     sys.stdout.write(f"{config.out}: {config.out.stat().st_size:,} bytes\n")

@@ -108,8 +108,8 @@ def _network(train: TrainConfig) -> tuple[Params | None, Config]:
     if train.init is None:
         return None, train.network()
     params = checkpoints.load(train.init)
-    # Whatever the checkpoint is begun at: what a better start spares the recurrence it does not learn.
-    params = params.configure(compute_dtype=train.compute_dtype, remat=train.remat, starts=train.starts)
+    # Whatever the checkpoint begins and ends with: what they spare the recurrence it does not learn.
+    params = params.configure(compute_dtype=train.compute_dtype, remat=train.remat, starts=train.starts, search=False)
     params = params.configure_given(image_size=train.image_size, iterations=train.iterations)
     return params, params.config
 

@@ -75,6 +75,9 @@ def test_iterations_end_where_the_answer_is(params, answered):
     assert not steps[0][1].any()
     np.testing.assert_allclose(steps[-1][1], answered.flow, atol=1e-4)
     assert np.abs(steps[1][1] - steps[2][1]).max() > 0.05
+    caption, flow = answered.iterations(params.config.replace(search=True))[-1]
+    assert caption == "search"
+    np.testing.assert_array_equal(flow, answered.flow)
 
 
 def test_a_network_that_has_diverged_is_named(params):

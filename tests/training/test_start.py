@@ -14,12 +14,12 @@ from tests.networks import moving_params, small_config
 
 @pytest.fixture
 def network(tmp_path):
-    """A checkpoint that is begun at the consensus."""
-    rtn_jax.save(tmp_path / "network", moving_params(small_config(starts=("consensus",))))
+    """A checkpoint that is begun at the consensus and ends with a search."""
+    rtn_jax.save(tmp_path / "network", moving_params(small_config(starts=("consensus",), search=True)))
     return str(tmp_path / "network")
 
 
-def test_a_checkpoint_goes_on_as_it_is_but_from_the_identity(network):
+def test_a_checkpoint_goes_on_as_it_is_but_from_the_identity_and_without_a_search(network):
     params, config = _network(TrainConfig(init=network))
     assert config == small_config(starts=("identity",)).replace(unroll=config.unroll)
     jax.tree.map(np.testing.assert_array_equal, params.weights, rtn_jax.load(network).weights)
