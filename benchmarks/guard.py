@@ -46,11 +46,12 @@ import tyro
 from jax import ShapeDtypeStruct
 
 from rtn_jax import model
-from rtn_jax.config import Config, Level
+from rtn_jax.config import Config, Level, Search
 from rtn_jax.convolution import convolve, warped_convolution
 from rtn_jax.correlation import window_correlation
 from rtn_jax.geometry import LAST_LAYER, GeometryNetwork
 from rtn_jax.params import Params, expected_shapes, geometry_network
+from rtn_jax.search import local_search
 from rtn_jax.training.recipes import RECIPES, StageName
 from rtn_jax.training.step import STOP, init_state, make_step, parallel
 
@@ -173,6 +174,10 @@ def _warped(x: Any, kernel: Any, *positions: Any) -> Any:
     return [convolution(of_one) for of_one in positions]
 
 
+def _search(src: Any, tgt: Any, positions: Any) -> Any:
+    return local_search(src, tgt, positions, Search())
+
+
 def _forward(function: Callable[..., Any], *shapes: Any) -> Any:
     return jax.jit(function).lower(*shapes)
 
@@ -264,6 +269,7 @@ OPERATIONS: dict[str, Lower] = {
     "gradient of window_correlation": lambda: _gradient(_window, _floats(*_CELLS), _floats(*_CELLS)),
     "warped_convolution, two fields": lambda: _forward(_warped, *_FOUR_TAPS, _FOUR_TAPS[-1]),
     "gradient of warped_convolution": lambda: _gradient(_warped, *_FOUR_TAPS),
+    "local_search": lambda: _forward(_search, _floats(*_CELLS), _floats(*_CELLS), _floats(1, 16, 16, 2)),
     "gradient of convolve, few cells": lambda: _gradient(convolve, _floats(1, 8, 8, 64), _floats(*_KERNEL)),
     "gradient of convolve, few channels": lambda: _gradient(convolve, _floats(*_CELLS), _floats(*_KERNEL)),
     "gradient of convolve, many channels": lambda: _gradient(convolve, *_MANY),
