@@ -117,6 +117,17 @@ def test_one_target_with_given_points(home, capsys, monkeypatch):
     assert read_image(home / "match.jpg").std() > 20
 
 
+def test_a_search_moves_the_points(home, monkeypatch):
+    monkeypatch.chdir(home)
+    ends = []
+    for asked in ([], ["--search=True"]):
+        options = ["--ckpt=net", "--points=33,22 50.5,31", "--json=found.json", "--out=found.png", *asked]
+        run("rtn_jax match", MatchConfig, match, ["src.png", "a.jpg", *options])
+        record = json.loads((home / "found.json").read_text())
+        ends.append([point["target"] for point in record["targets"][0]["points"]])
+    assert np.abs(np.subtract(*ends)).max() > 1
+
+
 def test_who_waits_for_long_is_told_why(home, monkeypatch, caplog):
     monkeypatch.chdir(home)
     asked = ["src.png", "a.jpg", "--ckpt=net", "--out=told.png"]

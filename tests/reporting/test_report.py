@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ from PIL import Image
 
 import rtn_jax
 from rtn_jax.commands import run
+from rtn_jax.config import Search
 from rtn_jax.evaluation import Journal, matchers
 from rtn_jax.flow_files import read_flow
 from rtn_jax.images import read_image
@@ -97,6 +99,19 @@ def test_everything_that_is_written(checkpoint, pairs_file, tmp_path, capsys):
     assert again["metrics"] == written["metrics"], "our own answers, read back, score the same to the bit"
     assert again["weights"] is None
     assert again["data"] == written["data"]
+
+
+def test_a_search_changes_the_answers(checkpoint, pairs_file, tmp_path):
+    for name, search in (("without", False), ("with", True)):
+        asked = {"out": tmp_path / name, "save_predictions": True, "search": search}
+        record = report(config(pairs_file, ckpt=str(checkpoint), **asked))
+        assert record["config"]["search"] == (dataclasses.asdict(Search()) if search else False)
+    a, b = (
+        [path.read_bytes() for path in sorted((tmp_path / name / "predictions").rglob("*.*"))]
+        for name in ("without", "with")
+    )
+    assert len(a) == len(b) > 0
+    assert a != b
 
 
 def test_a_floor_alone(pairs_file):
