@@ -113,7 +113,7 @@ class Config:
     search: Search | bool = False
     """What ends the estimate, beyond the paper: nothing unless given; True is `Search()`. Training is without."""
     final_correlation: bool = True
-    """Compute the returned volume with the final field. False: the release's, from before the last residual."""
+    """Compute the returned volume with the recurrence's last field. False: the release's, of the one before."""
     compute_dtype: DtypeName = "float32"
     """Of features and convolutions; norms, softmax and coordinates are float32 at least."""
     remat: bool = False

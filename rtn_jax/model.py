@@ -62,7 +62,7 @@ class Output:
     flow: Float[Array, "*b H W 2"]
     """`mapping` minus the source's pixel grid."""
     affine: Float[Array, "*b h w 2 3"]
-    """The final field on the finest grid: A in cells, t in normalised units (see `affine`)."""
+    """The final field (after the search, if there is one) on the finest grid: A in cells, t in normalised units."""
     history: tuple[Float[Array, "... 2 3"], ...]
     """Per level, the field after every iteration, `[k, b, h, w, 2, 3]`."""
     correlation: Float[Array, "*b h w m"]

@@ -28,7 +28,7 @@ class PackConfig:
     preset: PresetName | None = None
     """Whose levels it is to be used on; those it was trained on unless given."""
     search: bool | None = None
-    """Whether every cell is to look around at the end (`Config.search`); as in training, not at all, unless given."""
+    """Whether every cell is to look around at the end (`Config.search`); as the checkpoint has it unless given."""
 
 
 def pack(config: PackConfig) -> None:
