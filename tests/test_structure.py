@@ -21,7 +21,7 @@ LAYERS = (  # a module may import those of its own layer and of the layers above
     {"sampling", "metrics"},
     {"affine", "correlation", "convolution", "config", "consistency", "images"},
     {"flow_files"},
-    {"backbones", "consensus", "geometry", "losses", "visualize", "data", "weights"},
+    {"backbones", "consensus", "geometry", "losses", "search", "visualize", "data", "weights"},
     {"params"},
     {"model", "checkpoints", "trained"},
     {"artefact", "evaluation", "matching", "pictures"},
