@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from rtn_jax.config import Search
-from rtn_jax.coordinates import contract, window_offsets
+from rtn_jax.coordinates import contract, outer_edges, window_offsets
 from rtn_jax.sampling import bilinear_sample
 
 _ENTRIES = 2**22
@@ -51,35 +51,29 @@ def local_search(
         raise ValueError(f"positions: expected {(*src.shape[:3], 2)}, got {positions.shape}")
     b, h, w, _ = src.shape
     dtype = jnp.promote_types(src.dtype, jnp.float32)
-    positions = positions.astype(dtype)
     centred = (src.astype(dtype) - src.astype(dtype).mean((1, 2), keepdims=True)).astype(src.dtype)
     offsets = jnp.asarray(window_offsets(search.radius), dtype)  # [m, 2]
+    places = positions.astype(dtype)[..., None, :] + offsets
 
-    def of_row(row: tuple[Float[Array, "b w c"], Float[Array, "b w 2"]]) -> Float[Array, "b w m"]:
+    def of_row(row: tuple[Float[Array, "b w c"], Float[Array, "b w m 2"]]) -> Float[Array, "b w m"]:
         similar = jnp.einsum("bic,bhwc->bihw", row[0], tgt, preferred_element_type=dtype)
-        places = row[1][:, :, None] + offsets
         images = similar.reshape(b * w, h, w, 1)
-        return bilinear_sample(images, places.reshape(b * w, -1, 2)).reshape(b, w, -1)
+        return bilinear_sample(images, row[1].reshape(b * w, -1, 2)).reshape(b, w, -1)
 
-    rows = centred.swapaxes(0, 1), positions.swapaxes(0, 1)
+    rows = centred.swapaxes(0, 1), places.swapaxes(0, 1)
     at_once = max(1, _ENTRIES // (w * h * w))
     volume = jax.vmap(of_row)(rows) if h <= at_once else lax.map(of_row, rows, batch_size=at_once)
     likely = search.temperature * _box(volume.swapaxes(0, 1))
-    places = positions[:, :, :, None] + offsets
-    size = jnp.asarray((w, h), dtype)
-    inside = ((places >= -0.5) & (places <= size - 0.5)).all(-1) | (offsets == 0).all(-1)
+    low, high = outer_edges((h, w))
+    inside = ((places >= low) & (places <= high)).all(-1) | (offsets == 0).all(-1)
     return _peak(likely, inside, offsets, search.reach)
 
 
 def _box(x: Float[Array, "b h w m"]) -> Float[Array, "b h w m"]:
     """The mean over 3x3 cells, the border's repeated outside."""
-    for axis in (1, 2):
-        n = x.shape[axis]
-        first, last = lax.slice_in_dim(x, 0, 1, axis=axis), lax.slice_in_dim(x, n - 1, n, axis=axis)
-        padded = jnp.concatenate([first, x, last], axis)
-        before, after = (lax.slice_in_dim(padded, i, i + n, axis=axis) for i in (0, 2))
-        x = (before + x + after) / 3
-    return x
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    return (rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]) / 9
 
 
 def _peak(
