@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import difflib
 import io
 import logging
 import os
@@ -10,6 +12,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -71,20 +74,31 @@ def _parse(prog: str, config: type[T], args: Sequence[str]) -> T:
             return tyro.cli(config, prog=prog, args=args)
     except SystemExit as end:
         if end.code:
-            fail(prog, re.sub(r"^Error parsing \w+: ", "", " ".join(_message(report.getvalue()))))
+            message = re.sub(r"^Error parsing \w+: ", "", " ".join(_message(report.getvalue())))
+            fail(prog, message + _meant(message, config))
         raise
     except ValueError as error:
         fail(prog, str(error))
 
 
-def _message(box: str) -> Iterator[str]:
-    """The words of tyro's boxed report, up to the rule under which it repeats the help."""
-    for line in box.splitlines():
-        text = line.strip().strip("│").strip()
-        if text.startswith("─"):
-            return
-        if text and not text.startswith(("╭", "╰")):
-            yield text
+def _message(report: str) -> list[str]:
+    """The lines of tyro's report between its title and the rule under which it repeats the help.
+
+    The title is part of a frame; where the terminal has no characters for one, it stands above a rule.
+    """
+    lines = [line.strip().strip("│").strip() for line in report.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("╭", "╰"))]
+    parts = [list(part) for rule, part in groupby(lines, lambda line: not line.strip("─-")) if not rule]
+    return parts[0] if "╭" in report else (parts[1:] or parts)[0]
+
+
+def _meant(message: str, config: type) -> str:
+    """Which options look like those that are not recognized."""
+    unknown = re.findall(r"--([\w-]+)", message) if message.startswith("Unrecognized options") else []
+    fields = dataclasses.fields(config) if dataclasses.is_dataclass(config) else ()
+    known = [field.name for field in fields if not str(field.type).startswith("Positional")]
+    close = [name for option in unknown for name in difflib.get_close_matches(option.replace("-", "_"), known, 1)]
+    return f"; did you mean {', '.join(f'--{name}' for name in close)}?" if close else ""
 
 
 def as_typed(argv: Sequence[str]) -> str:

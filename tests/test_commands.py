@@ -207,6 +207,14 @@ def test_help_is_quick_and_complete(home):
     assert "match" in command(home, "rtn_jax", "--help").stdout
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_mistakes_are_one_line_on_any_terminal(home, encoding):
+    environment = surroundings(home) | {"PYTHONIOENCODING": encoding}
+    arguments = [sys.executable, ROOT / "train.py", "--bath_size=3"]
+    done = subprocess.run(arguments, cwd=home, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stderr == "train.py: error: Unrecognized options: --bath_size=3; did you mean --batch_size?\n"
+
+
 def refused(capsys, prog, config, action, arguments):
     """The one line a mistake is answered with."""
     with pytest.raises(SystemExit) as end:
@@ -223,7 +231,9 @@ def refused(capsys, prog, config, action, arguments):
     [
         (["--backbone=alexnet"], "alexnet.*vgg"),
         (["--batch_size=many"], "batch-size.*many"),
-        (["--bath_size=3"], "bath_size"),
+        (["--bath_size=3"], "--bath_size=3; did you mean --batch_size\\?"),
+        (["--quite=3", "--learn-rate", "1"], "--quite=3, --learn-rate, 1; did you mean --learning_rate\\?"),
+        (["--zzz"], "--zzz$"),
         (["--steps=0"], "steps: expected at least 1, got 0"),
         (["--data=/no/such/folder", "--weights=random"], "/no/such/folder"),
         (["--val=/no/such/folder", "--weights=random"], "/no/such/folder"),
@@ -262,6 +272,7 @@ def test_mistakes_in_match_are_one_line(unchecked, capsys, tmp_path, home, train
     for arguments, message in [
         ([], "Missing"),
         ([str(good)], "tgt: missing"),
+        ([str(good), str(good), "--point=1,1"], "--point=1,1; did you mean --points?"),
         ([str(good), "none.jpg", ckpt], "none.jpg"),
         ([str(good), str(tmp_path / "words.jpg"), ckpt], "words.jpg"),
         ([str(tmp_path / "empty.png"), str(good), ckpt], "empty.png"),
@@ -274,6 +285,8 @@ def test_mistakes_in_match_are_one_line(unchecked, capsys, tmp_path, home, train
     ]:
         line = refused(capsys, "rtn_jax match", MatchConfig, match, arguments)
         assert message in line, line
+    line = refused(capsys, "rtn_jax match", MatchConfig, match, [str(good), str(good), "--sr=1"])
+    assert line.strip().endswith("--sr=1"), "src, which is no option, is not proposed"
 
 
 def test_an_unknown_command_is_named(capsys, monkeypatch):

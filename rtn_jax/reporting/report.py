@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,11 @@ from rtn_jax.reporting.opening import Opened, open_all
 if TYPE_CHECKING:
     from rtn_jax.evaluation import Answer, Journal, Result
 
+log = logging.getLogger(__name__)
+
 PREDICTIONS_FOLDER = "predictions"
+_QUIET = 60.0
+"""Seconds between lines of progress where there is no terminal to draw a bar on."""
 
 
 def report(config: EvaluateConfig) -> dict[str, Any]:
@@ -217,15 +222,31 @@ def _make_folder(folder: Path | None) -> Path | None:
 
 @contextlib.contextmanager
 def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, where that is a terminal."""
+    """A bar on stderr, where that is a terminal; in a file, a line now and then."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
+    if not console.is_terminal:
+        yield _lines(name, total)
+        return
+    with Progress(transient=True, console=console) as bar:
         task = bar.add_task(escape(name), total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+def _lines(name: str, total: int) -> Callable[[int], None]:
+    said = time.monotonic()
+
+    def progress(done: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= _QUIET and done < total:
+            said = now
+            log.info("%s: %d of %d pairs", name, done, total)
+
+    return progress
 
 
 def _plain(value: Any) -> Any:

@@ -34,6 +34,8 @@ MARKERS = "os^Dv"
 """Of validation sets, so that the colour is not all that tells them apart; no divisor in common with the colours."""
 MATRIX = {"mean_axx": BLUE, "mean_ayy": ORANGE, "mean_axy": GREEN, "mean_ayx": PURPLE}
 """Colours of the 2x2 part: those that are 1 for the identity, then those that are 0."""
+LEAST_SPAN = 5.0
+"""Points of per cent that the axis of the headline figures covers at least."""
 LONGEST = 24
 """Letters of a validation set's name that are shown."""
 
@@ -129,6 +131,9 @@ def _headlines(axes: Axes, rows: Rows) -> list[Axes]:
             axes.plot(steps[best], values[best], "o", markersize=12, color=color, fillstyle="none")
         axes.plot(steps, values, color=color, marker=marker, markersize=4.5, linewidth=1.6, label=label)
     low, high = axes.get_ylim()
+    if (missing := LEAST_SPAN - (high - low)) > 0:  # a tenth of a point is not to look like progress
+        low, high = low - missing / 2, high + missing / 2
+        axes.set_ylim(low, high)
     ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
     axes.set_ylim(low - 0.09 * (high - low) * len(axes.get_legend_handles_labels()[1]), high)  # room for the legend
     axes.set_yticks(ticks)

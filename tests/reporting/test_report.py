@@ -7,7 +7,9 @@ import dataclasses
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from rtn_jax.evaluation import Journal, matchers
 from rtn_jax.flow_files import read_flow
 from rtn_jax.images import read_image
 from rtn_jax.reporting import EvaluateConfig, report
+from rtn_jax.reporting.report import _progress
 from tests.networks import moving_params, photos
 
 
@@ -117,6 +120,16 @@ def test_a_search_changes_the_answers(checkpoint, pairs_file, tmp_path):
 def test_a_floor_alone(pairs_file):
     record = report(config(pairs_file, ckpt="identity"))
     assert (record["matcher"], set(record["floors"])) == ("identity", {"identity"})
+
+
+def test_without_a_terminal_a_line_a_minute_tells_how_far_it_is(caplog, monkeypatch):
+    seconds = iter([0, 30, 61, 62, 125, 200])
+    clock = SimpleNamespace(monotonic=lambda: next(seconds))
+    monkeypatch.setattr(sys.modules["rtn_jax.reporting.report"], "time", clock)
+    with caplog.at_level("INFO"), _progress("vgg", 9) as progress:
+        for done in (2, 4, 6, 8, 9):
+            progress(done)
+    assert [record.getMessage() for record in caplog.records] == ["vgg: 4 of 9 pairs", "vgg: 8 of 9 pairs"]
 
 
 def test_shards_and_a_kill_change_nothing(checkpoint, pairs_file, tmp_path, monkeypatch):

@@ -121,6 +121,13 @@ class TestPanels:
             "tss: mean, best 45.5 at 60",
         ]
 
+    @pytest.mark.parametrize("values", [(96.8, 96.9), (96.8, 96.8), (20.0, 70.0)])
+    def test_a_tenth_of_a_point_does_not_look_like_progress(self, values):
+        rows = [validated(step, a={"x": value}) for step, value in enumerate(values)]
+        low, high = titled(curves_figure(rows))["validation, per cent"].get_ylim()
+        assert low < min(values) and max(values) < high
+        assert high - low > 5
+
     def test_of_equal_figures_the_last_is_the_best(self):
         rows = [
             validated(step, a={"x": value}) for step, value in ((1000, 5.0), (2000, 7.0), (3000, 7.0), (4000, None))
