@@ -3,8 +3,8 @@
     python examples/export_network.py --ckpt=runs/vgg --size=256 --out=rtn.stablehlo
     python examples/serve_exported.py rtn.stablehlo --port=8000
 
-POST an .npy file of two images, uint8 [2, H, W, 3], source and target; the answer is an .npy file, float32 [H, W, 3]:
-for every pixel of the source its x and y in the target, and the confidence. `--ask=3` asks itself thrice and ends.
+POST an .npy file of source and target, uint8 [2, H, W, 3]; the answer is an .npy file, float32 [H, W, 3]: for every
+pixel of the source its x and y in the target, and the confidence.
 """
 
 import argparse
@@ -47,10 +47,10 @@ class Handler(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     given = ARGUMENTS.parse_args()
+    given.file.is_file() or ARGUMENTS.error(f"no such file: {given.file}")
     Handler.network = jax.export.deserialize(bytearray(given.file.read_bytes()))
     server, size = HTTPServer(("127.0.0.1", given.port), Handler), Handler.network.in_avals[0].shape[1:]
-    address = f"http://127.0.0.1:{server.server_port}"
-    print(f"{given.file}: images [{size[0]}, {size[1]}, 3] on {address}", flush=True)
+    print(f"{given.file}: images {[*size]} on {(address := f'http://127.0.0.1:{server.server_port}')}", flush=True)
     (threading.Thread(target=server.serve_forever, daemon=True).start if given.ask else server.serve_forever)()
     for _ in range(given.ask):
         sent, begun = io.BytesIO(), time.perf_counter()
