@@ -18,6 +18,7 @@ from rtn_jax.config import Config
 from rtn_jax.consistency import consistency_confidence, round_trip
 from rtn_jax.coordinates import (
     Shape,
+    flip_points,
     grid_rows,
     outer_edges,
     pixel_grid,
@@ -26,7 +27,7 @@ from rtn_jax.coordinates import (
     scale_vectors,
 )
 from rtn_jax.evaluation.matchers import carried
-from rtn_jax.model import Features, Output, field_mapping, match
+from rtn_jax.model import Features, Output, field_mapping, match, pair_confidence
 from rtn_jax.params import Params
 from rtn_jax.sampling import interpolation_weights
 
@@ -60,6 +61,13 @@ class Answer:
     """The forward-backward error, in pixels of the source, whose confidence is 0.5."""
     output: Output
     """What the network answered, source to target; its pixels are those of the network's image size."""
+    mirrored: bool = False
+    """Whether the output is about the target's mirror image. All else is about the target."""
+
+    @property
+    def sureness(self) -> float:
+        """`pair_confidence` of the output: how sure the network is of the pair."""
+        return float(_pair_confidence(self.output)[0])
 
     def move(self, points: Points) -> Points:
         """Points of the source to the target."""
@@ -109,19 +117,28 @@ class Answer:
             for level, of_level in zip(config.levels, self.output.history, strict=True)
             for field in of_level
         ]
-        start = np.zeros_like(self.flow)
-        flows = [(f"before the first of {len(fields)}", start)]
         grid = pixel_grid(shape)
+        mappings = [(f"before the first of {len(fields)}", grid)]
         for number, (layer, field) in enumerate(fields, 1):
             mapping = np.asarray(_field_mapping(config, field, shape, shape))[0]
-            flows.append((f"{number} of {len(fields)}, {layer}", mapping - grid))
+            mappings.append((f"{number} of {len(fields)}, {layer}", mapping))
+        if self.mirrored:
+            mappings = [(caption, flip_points(mapping, shape[1])) for caption, mapping in mappings]
+        flows = [(caption, mapping - grid) for caption, mapping in mappings]
         if config.search:
             flows.append(("search", self.flow))
         return flows
 
 
 def match_photos(
-    params: Params, src: Features, tgt: Features, src_shape: Shape, tgt_shape: Shape, *, tolerance: float = TOLERANCE
+    params: Params,
+    src: Features,
+    tgt: Features,
+    src_shape: Shape,
+    tgt_shape: Shape,
+    *,
+    tolerance: float = TOLERANCE,
+    mirrored: bool = False,
 ) -> Answer:
     """Matches two photos both ways by their features.
 
@@ -131,6 +148,7 @@ def match_photos(
         src_shape, tgt_shape: (height, width) of the photos as given.
         tolerance: the forward-backward error up to which a match is called reliable, as a share of the longer side of
             the source.
+        mirrored: whether `tgt` is of the target's mirror image; the answer is about the target all the same.
 
     Raises:
         ValueError: if the tolerance is not above 0, or the network's answer is not finite.
@@ -141,10 +159,14 @@ def match_photos(
     trip = np.asarray(_round_trip(out.mapping, back.mapping))[0]
     error = np.linalg.norm(scale_vectors(trip, shape, src_shape), axis=-1)
     flow, flow_back = (np.asarray(given.flow, np.float32)[0] for given in (out, back))
+    if mirrored:  # where it goes in the target; then, from where in it
+        grid = pixel_grid(shape)
+        flow = flip_points(flow + grid, shape[1]) - grid
+        flow_back = (flow_back + grid)[:, ::-1] - grid
     if not (np.isfinite(flow).all() and np.isfinite(flow_back).all()):
         raise ValueError("the network's answer is not finite: its weights are those of a training that diverged")
     confidence = np.asarray(consistency_confidence(error, tolerance=pixels), np.float32)
-    return Answer(src_shape, tgt_shape, flow, flow_back, confidence, pixels, out)
+    return Answer(src_shape, tgt_shape, flow, flow_back, confidence, pixels, out, mirrored)
 
 
 def bands(shape: Shape) -> Iterator[slice]:
@@ -154,6 +176,7 @@ def bands(shape: Shape) -> Iterator[slice]:
 
 
 _round_trip = jax.jit(round_trip)
+_pair_confidence = jax.jit(pair_confidence)
 
 
 @partial(jax.jit, static_argnums=(0, 2, 3))

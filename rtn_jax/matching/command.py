@@ -70,6 +70,10 @@ class MatchConfig:
     search: bool | None = None
     """Whether every cell looks around at the end for what fits it best; as the checkpoint does unless given."""
 
+    mirror_aware: bool = False
+    """Match every target's mirror image, too, and keep what the network is surer of: for objects that may face the
+    other way."""
+
     def __post_init__(self) -> None:
         from rtn_jax.matching.points import parse_points
 
@@ -120,16 +124,16 @@ def match(config: MatchConfig) -> None:
             tolerance=config.tolerance,
             mask=None if config.mask is None else read_mask(config.mask, src.shape),
             edit=None if config.edit is None else read_edit(config.edit, config.src, src.shape),
+            mirror_aware=config.mirror_aware,
         )
         if folder is not None:
             folder.mkdir(exist_ok=True)
         for photo, path, wanted in zip(targets, config.tgt, plan, strict=True):
             record = job.write(photo, path, wanted)
             waiting.cancel()
-            share = 100 * record["reliable"]
-            log.info(
-                "%s: %.0f %% of %s comes back within %.3g pixels", photo.name, share, src.name, record["tolerance"]
-            )
+            name = f"{photo.name}, mirrored" if record["mirrored"] else photo.name
+            share, tolerance = 100 * record["reliable"], record["tolerance"]
+            log.info("%s: %.0f %% of %s comes back within %.3g pixels", name, share, src.name, tolerance)
             sys.stdout.write("".join(f"{path}\n" for path in wanted.listed().values()))
             found.append(record)
     if config.json is not None:

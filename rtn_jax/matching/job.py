@@ -39,6 +39,8 @@ class Job:
     """A share of the source's longer side, see `match_photos`."""
     mask: Bool[np.ndarray, "H W"] | None
     edit: Edit | None
+    mirror_aware: bool = False
+    """Whether every target's mirror image is matched, too, and kept where the network is surer of it."""
 
     def write(self, target: Photo, path: Path, files: TargetFiles) -> dict[str, Any]:
         """Matches one target, the photo at `path`, and writes its files.
@@ -49,10 +51,7 @@ class Job:
         Raises:
             ValueError: if the network's answer is not finite, or a file cannot be written.
         """
-        features = target.encoded(self.params)
-        answer = match_photos(
-            self.params, self.features, features, self.src.shape, target.shape, tolerance=self.tolerance
-        )
+        answer = self._answer(target)
         points = self._points(answer)
         save_image(files.picture, answer_picture(answer, self.src, target, points))
         if files.flow is not None:
@@ -68,6 +67,21 @@ class Job:
         if files.edit is not None and self.edit is not None:
             save_image(files.edit, carry_edit(answer, read_image(path), self.edit.colors, self.edit.opacity))
         return _record(answer, target, points, files)
+
+    def _answer(self, target: Photo) -> Answer:
+        answers = [
+            match_photos(
+                self.params,
+                self.features,
+                target.encoded(self.params, mirrored=mirrored),
+                self.src.shape,
+                target.shape,
+                tolerance=self.tolerance,
+                mirrored=mirrored,
+            )
+            for mirrored in ((False, True) if self.mirror_aware else (False,))
+        ]
+        return max(answers, key=lambda answer: answer.sureness) if self.mirror_aware else answers[0]
 
     def _points(self, answer: Answer) -> Points:
         if not isinstance(self.points, int):
@@ -94,6 +108,7 @@ def prepared(
     tolerance: float = TOLERANCE,
     mask: Bool[np.ndarray, "H W"] | None = None,
     edit: Edit | None = None,
+    mirror_aware: bool = False,
 ) -> Job:
     """A job for this source; its features are computed here.
 
@@ -102,7 +117,7 @@ def prepared(
     """
     if not isinstance(points, int):
         check_inside(points, src.shape, src.name)
-    return Job(params, src, src.encoded(params), points, tolerance, mask, edit)
+    return Job(params, src, src.encoded(params), points, tolerance, mask, edit, mirror_aware)
 
 
 def answer_picture(answer: Answer, src: Photo, tgt: Photo, points: Points) -> UInt8[np.ndarray, "h w 3"]:
@@ -134,6 +149,7 @@ def _record(answer: Answer, target: Photo, points: Points, files: TargetFiles) -
         "file": target.name,
         "width": target.shape[1],
         "height": target.shape[0],
+        "mirrored": answer.mirrored,
         "tolerance": answer.tolerance,
         "reliable": float(reliable(answer.confidence).mean()),
         "points": [

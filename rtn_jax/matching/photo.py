@@ -31,9 +31,10 @@ class Photo:
     pixels: UInt8[np.ndarray, "h w 3"]
     """The photo, shrunk to what showing and matching need."""
 
-    def encoded(self, params: Params) -> Features:
-        """Its features at the network's own image size: photos of all sizes share one compiled program."""
-        return encode(params, resize(self.pixels, params.config.image_shape))
+    def encoded(self, params: Params, *, mirrored: bool = False) -> Features:
+        """Its features, or its mirror image's, at the network's own image size: all photos share a compiled program."""
+        pixels = self.pixels[:, ::-1] if mirrored else self.pixels
+        return encode(params, resize(pixels, params.config.image_shape))
 
     @property
     def shown(self) -> UInt8[np.ndarray, "h w 3"]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import rtn_jax
-from rtn_jax.coordinates import pixel_grid
+from rtn_jax.coordinates import flip_points, pixel_grid
 from rtn_jax.matching import match_photos
 from rtn_jax.matching.answer import bands, reliable
 from rtn_jax.params import Params
@@ -78,6 +78,29 @@ def test_iterations_end_where_the_answer_is(params, answered):
     caption, flow = answered.iterations(params.config.replace(search=True))[-1]
     assert caption == "search"
     np.testing.assert_array_equal(flow, answered.flow)
+
+
+def test_an_answer_about_the_mirror_image_is_about_the_target(params):
+    """As if the target had been mirrored, and then everything that was said of it mirrored back."""
+    src, tgt = photos(np.random.default_rng(0), 2)
+    features = rtn_jax.encode(params, src), rtn_jax.encode(params, tgt[:, ::-1])
+    plain, mirrored = (
+        match_photos(params, *features, (40, 90), (70, 50), tolerance=0.05, mirrored=mirrored)
+        for mirrored in (False, True)
+    )
+    points = np.asarray([[3.0, 4.0], [60.0, 38.0], [44.5, 20.0]])
+    np.testing.assert_allclose(mirrored.move(points), flip_points(plain.move(points), 50), atol=1e-3)
+    back = np.asarray([[3.0, 4.0], [40.0, 60.0], [25.0, 33.0]])
+    np.testing.assert_allclose(mirrored.move_back(back), plain.move_back(flip_points(back, 50)), atol=1e-3)
+    assert np.abs(mirrored.move(points) - plain.move(points)).max() > 3
+    np.testing.assert_array_equal(mirrored.confidence, plain.confidence)
+    np.testing.assert_allclose(mirrored.errors(points), plain.errors(points), atol=1e-3)
+    surest = np.sort(np.asarray(plain.output.confidence).ravel())[-256:]  # a quarter of 32x32
+    assert mirrored.sureness == plain.sureness == pytest.approx(surest.mean(), rel=1e-5)
+    steps = mirrored.iterations(params.config)
+    grid = pixel_grid((32, 32))
+    np.testing.assert_allclose(steps[0][1] + grid, flip_points(grid, 32))
+    np.testing.assert_allclose(steps[-1][1], mirrored.flow, atol=1e-4)
 
 
 def test_a_network_that_has_diverged_is_named(params):

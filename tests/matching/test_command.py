@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -126,6 +127,28 @@ def test_a_search_moves_the_points(home, monkeypatch):
         record = json.loads((home / "found.json").read_text())
         ends.append([point["target"] for point in record["targets"][0]["points"]])
     assert np.abs(np.subtract(*ends)).max() > 1
+
+
+def test_a_target_that_faces_the_other_way(home, params, monkeypatch, caplog):
+    """Of the source's own mirror image the mirror image is kept, of the source itself is not."""
+    monkeypatch.chdir(home)
+    still = jax.tree.map(np.zeros_like, params.weights["geometry"])
+    rtn_jax.save("still", rtn_jax.Params(params.weights | {"geometry": still}, params.config))
+    src = Image.open("src.png")
+    src.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save("mirrored.png")
+    for target, asked, expected in (
+        ("mirrored.png", ["--mirror_aware"], True),
+        ("mirrored.png", [], False),
+        ("src.png", ["--mirror_aware"], False),
+    ):
+        options = ["--ckpt=still", "--points=33,22 50.5,31", "--json=sides.json", "--out=sides.png", *asked]
+        with caplog.at_level("INFO"):
+            run("rtn_jax match", MatchConfig, match, ["src.png", target, *options])
+        (record,) = json.loads(Path("sides.json").read_text())["targets"]
+        assert record["mirrored"] is expected
+        assert f"{target}{', mirrored' if expected else ''}: 100 %" in caplog.messages[-1]
+        ends = [[89 - 33, 22], [89 - 50.5, 31]] if expected else [[33, 22], [50.5, 31]]
+        np.testing.assert_allclose([point["target"] for point in record["points"]], ends, atol=1e-2)
 
 
 def test_who_waits_for_long_is_told_why(home, monkeypatch, caplog):
