@@ -69,11 +69,11 @@ class Handlers:
         return self._points(session.cleared())
 
     def rematch(
-        self, session: Session, share: float, network: str, size: str | int, iterations: str | int
+        self, session: Session, share: float, network: str, size: str | int, iterations: str | int, mirror_aware: bool
     ) -> tuple[Any, ...]:
-        """The same photos and points with another choice of network, size or iterations."""
+        """The same photos and points with another choice of how to match."""
         image_size, steps = (None if value == AS_SAVED else int(value) for value in (size, iterations))
-        return self._all(replace(session, choice=Choice(network, image_size, steps)), share)
+        return self._all(replace(session, choice=Choice(network, image_size, steps, mirror_aware)), share)
 
     def blend(self, session: Session, share: float) -> Any:
         """The warped source over the target."""
@@ -109,7 +109,8 @@ class Handlers:
             how = f"{seconds:.1f} s" if seconds > 0.05 else "known already"
             height, width = config.image_shape
             steps = " + ".join(str(n) for n in config.iterations)
-            said = f"{_CLICK} Matched at {width} x {height} with {steps} iterations ({how})."
+            what = ", the target's mirror image," if match.mirrored else ""
+            said = f"{_CLICK} Matched{what} at {width} x {height} with {steps} iterations ({how})."
         warp = _image(None if match is None or session.tgt is None else blended(session.tgt, match, share))
         return *self._marks(session, match), note(said or missing(session), problem=problem is not None), warp
 

@@ -17,7 +17,8 @@ from rtn_jax.coordinates import Shape, pixel_grid, resize_points, shrunk_shape
 from rtn_jax.demo.photos import Photo
 from rtn_jax.evaluation.matchers import carried
 from rtn_jax.images import resize
-from rtn_jax.model import Features, encode, match
+from rtn_jax.matching.answer import unmirrored
+from rtn_jax.model import Features, encode, match, pair_confidence
 from rtn_jax.params import Params
 from rtn_jax.visualize import forward_warp, sample_grid_points
 from rtn_jax.visualize.mesh import sample
@@ -46,6 +47,8 @@ class Choice:
     """Both photos are resized to this square; the checkpoint's size unless given."""
     iterations: int | None = None
     """Recurrent steps at each level; the checkpoint's unless given."""
+    mirror_aware: bool = False
+    """Whether the target's mirror image is matched, too, and kept where the network is surer of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +67,8 @@ class Match:
     """The source carried onto the target, smaller than that is shown."""
     covered: Bool[np.ndarray, "h w"]
     """Where anything of the source came to lie."""
+    mirrored: bool = False
+    """Whether it was the target's mirror image that was matched."""
 
     @property
     def nbytes(self) -> int:
@@ -151,25 +156,34 @@ class Matcher:
         """
         params = self.params(choice)
         with self._one_at_a_time:
-            return self._matches.get((choice, src.key, tgt.key), lambda: self._match(params, src, tgt, choice.network))
+            return self._matches.get((choice, src.key, tgt.key), lambda: self._match(params, src, tgt, choice))
 
-    def _match(self, params: Params, src: Photo, tgt: Photo, network: str) -> Match:
+    def _match(self, params: Params, src: Photo, tgt: Photo, choice: Choice) -> Match:
         if params.config not in self._programs and len(self._programs) >= MAX_PROGRAMS:
             jax.clear_caches()
             self._programs.clear()
         self._programs.add(params.config)
-        out = match(params, self._encoded(params, src, network), self._encoded(params, tgt, network))
+        features = self._encoded(params, src, choice.network)
+        outs = [
+            match(params, features, self._encoded(params, tgt, choice.network, mirrored=mirrored))
+            for mirrored in ((False, True) if choice.mirror_aware else (False,))
+        ]
+        mirrored = len(outs) > 1 and bool(pair_confidence(outs[1])[0] > pair_confidence(outs[0])[0])
+        out = outs[mirrored]
         flow, confidence = np.asarray(out.flow)[0], np.asarray(out.confidence)[0]
-        return Match(flow, confidence, src.shape, tgt.shape, *_warped(src, flow, tgt.shape))
+        if mirrored:
+            flow = unmirrored(flow)
+        return Match(flow, confidence, src.shape, tgt.shape, *_warped(src, flow, tgt.shape), mirrored)
 
-    def _encoded(self, params: Params, photo: Photo, network: str) -> Features:
+    def _encoded(self, params: Params, photo: Photo, network: str, *, mirrored: bool = False) -> Features:
         shape = params.config.image_shape
+        image = photo.image[:, ::-1] if mirrored else photo.image
 
         def compute() -> Features:
             # Resized here, so that photos of all sizes share one program, and told nothing of their size.
-            return jax.block_until_ready(encode(params, resize(photo.image, shape)))
+            return jax.block_until_ready(encode(params, resize(image, shape)))
 
-        return self._features.get((network, shape, photo.key), compute)
+        return self._features.get((network, shape, photo.key, mirrored), compute)
 
 
 def _warped(

@@ -80,6 +80,9 @@ def build(matcher: Matcher, examples: Mapping[str, tuple[Photo, Photo]], uploads
                             ("Iterations per level", "iterations", ITERATIONS),
                         )
                     )
+                mirrors = gr.Checkbox(
+                    label="It may face the other way (asks about the target's mirror image, too)", elem_id="mirrors"
+                )
         address = gr.Textbox(visible="hidden", elem_id="address")
 
         marks = [session, source, target, points, line]
@@ -106,8 +109,9 @@ def build(matcher: Matcher, examples: Mapping[str, tuple[Photo, Photo]], uploads
         source.select(do.click, [session], marks, trigger_mode="multiple", **quick)
         for button, action in ((choose, do.choose), (undo, do.undo), (clear, do.clear)):
             button.click(action, [session], marks, **quick)
-        for choice in (network, size, iterations):
-            choice.input(do.rematch, [session, share, network, size, iterations], everything, **slow)
+        how: list[Any] = [network, size, iterations, mirrors]
+        for choice in how:
+            choice.input(do.rematch, [session, share, *how], everything, **slow)
         share.input(do.blend, [session, share], [warp], trigger_mode="always_last", **quick)
         take.click(do.take, [session], [address], **quick).then(
             None, [address], [address], js=SAVE, api_visibility="private"

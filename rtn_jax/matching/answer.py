@@ -161,12 +161,18 @@ def match_photos(
     flow, flow_back = (np.asarray(given.flow, np.float32)[0] for given in (out, back))
     if mirrored:  # where it goes in the target; then, from where in it
         grid = pixel_grid(shape)
-        flow = flip_points(flow + grid, shape[1]) - grid
-        flow_back = (flow_back + grid)[:, ::-1] - grid
+        flow, flow_back = unmirrored(flow), (flow_back + grid)[:, ::-1] - grid
     if not (np.isfinite(flow).all() and np.isfinite(flow_back).all()):
         raise ValueError("the network's answer is not finite: its weights are those of a training that diverged")
     confidence = np.asarray(consistency_confidence(error, tolerance=pixels), np.float32)
     return Answer(src_shape, tgt_shape, flow, flow_back, confidence, pixels, out, mirrored)
+
+
+def unmirrored(flow: Flow) -> Flow:
+    """Of a flow to the target's mirror image, the flow to the target; both of the size of the source."""
+    grid = pixel_grid((flow.shape[0], flow.shape[1]))
+    flipped: Flow = flip_points(flow + grid, flow.shape[1]) - grid
+    return flipped
 
 
 def bands(shape: Shape) -> Iterator[slice]:

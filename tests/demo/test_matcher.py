@@ -116,6 +116,21 @@ def test_a_choice_is_what_is_computed(params, three):
         Matcher({})
 
 
+def test_the_mirror_image_is_kept_where_it_fits_better(three, encoded):
+    still = Matcher({"one": rtn_jax.init(jax.random.key(0), small_config(levels=ONE_LEVEL))})
+    src = three[0]
+    other = as_photo(np.ascontiguousarray(src.image[:, ::-1]))
+    points = np.asarray([[20.0, 30.0], [70.5, 3.0]])
+    for tgt, aware, mirrored in ((other, True, True), (other, False, False), (src, True, False)):
+        match = still.match(src, tgt, Choice("one", mirror_aware=aware))
+        assert match.mirrored is mirrored
+        expected = points * [-1, 1] + [79, 0] if mirrored else points
+        np.testing.assert_allclose(match.carry(points), expected, atol=1e-2)
+        turned = src.image if tgt is src or not mirrored else src.image[:, ::-1]
+        assert np.abs(match.warped.astype(float) - resize(turned, match.warped.shape[:2]))[match.covered].mean() < 3
+    assert len(encoded) == 4, "either photo and its mirror image, once"
+
+
 def test_memory_is_bounded(params, encoded):
     rng = np.random.default_rng(0)
     crowd = [as_photo(photo) for photo in photos(rng, 6, 30, 40)]

@@ -255,6 +255,23 @@ def test_the_slider_blends(page):
     assert np.abs(target - resize(tgt.image, target.shape[:2])).mean() < 3
 
 
+def test_the_mirror_image_is_asked_about(page, tmp_path, rng):
+    src = photos(rng, 1, 300, 400)[0]
+    for name, image in (("source", src), ("target", src[:, ::-1])):
+        Image.fromarray(np.ascontiguousarray(image)).save(tmp_path / f"{name}.png")
+        page.click(f"#{name} button[title='Remove Image']")
+        page.until(f"!document.querySelector('#{name} img')")
+        page.choose_file(f"#{name} input[type=file]", tmp_path / f"{name}.png")
+        page.until(f"document.querySelector('#{name} img')?.naturalWidth === 640")
+    page.until("document.querySelector('#note').innerText.includes('Matched at')")
+    page.click("#mirrors input")
+    page.until("document.querySelector('#note').innerText.includes('Matched, the target\\'s mirror image, at')")
+    page.click("#mirrors input")
+    page.until("document.querySelector('#note').innerText.includes('Matched at')")
+    page.click("#example-0")
+    page.until("document.querySelectorAll('#table tbody tr').length > 4")
+
+
 def test_another_checkpoint_size_and_number_of_iterations(page):
     def choose(name, value):
         page.click(f"#{name} input")
