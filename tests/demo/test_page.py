@@ -256,14 +256,12 @@ def test_the_slider_blends(page):
 
 
 def test_the_mirror_image_is_asked_about(page, tmp_path, rng):
-    src = photos(rng, 1, 300, 400)[0]
+    src = photos(rng, 1, 400, 300)[0]
     for name, image in (("source", src), ("target", src[:, ::-1])):
         Image.fromarray(np.ascontiguousarray(image)).save(tmp_path / f"{name}.png")
-        page.click(f"#{name} button[title='Remove Image']")
-        page.until(f"!document.querySelector('#{name} img')")
-        page.choose_file(f"#{name} input[type=file]", tmp_path / f"{name}.png")
-        page.until(f"document.querySelector('#{name} img')?.naturalWidth === 640")
-    page.until("document.querySelector('#note').innerText.includes('Matched at')")
+        page.drop_file(f"#{name} img", tmp_path / f"{name}.png")  # onto the photo that is there
+        page.until(f"document.querySelector('#{name} img')?.naturalWidth === 480")
+        page.until("document.querySelector('#note').innerText.includes('Matched at')")
     page.click("#mirrors input")
     page.until("document.querySelector('#note').innerText.includes('Matched, the target\\'s mirror image, at')")
     page.click("#mirrors input")
