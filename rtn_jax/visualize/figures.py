@@ -148,7 +148,7 @@ def match_figure(
     if confidence is None:
         columns[2].append(("source and pulled-back target", warp_overlay(src_view, pulled)))
     else:
-        words = "confidence" if reliable is None else "confidence (grey elsewhere: unreliable)"
+        words = "confidence" if reliable is None else "confidence (too low: greyed out)"
         columns[2].append((words, confidence_to_color(sample(confidence, grid))))
         scale = np.linspace(1, 0, height // 2)[:, None].repeat(height // 15, axis=1)
         columns[3].append(("1: sure", confidence_to_color(scale)))
