@@ -22,6 +22,7 @@ import tyro
 
 from benchmarks.fresh import about, machine, table
 from benchmarks.turns import Timed, ceilings, take_turns, waited, write
+from rtn_jax.allocator import keep_freed_memory
 from rtn_jax.backbones.vgg import weight_shapes
 from rtn_jax.config import default
 from rtn_jax.convolution import _FORMS, fastest_form
@@ -162,4 +163,5 @@ def _in_torch(x: np.ndarray, kernel: np.ndarray, weight: np.ndarray, gradient: b
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the command lines do, for both sides
     tyro.cli(main)

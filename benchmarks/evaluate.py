@@ -24,6 +24,7 @@ import rtn_jax
 from benchmarks.fresh import about, machine, table
 from benchmarks.setup import random_weights
 from benchmarks.turns import PAUSE, write
+from rtn_jax.allocator import keep_freed_memory
 from rtn_jax.config import Config, default
 from rtn_jax.coordinates import denormalize_vectors, pixels_to_cells, resize_points
 from rtn_jax.data.pairs import Benchmark, Pair
@@ -156,4 +157,5 @@ def turns_table(turns: list[Turn]) -> str:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the command lines do, for both sides
     tyro.cli(main)

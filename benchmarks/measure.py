@@ -28,6 +28,7 @@ from jax import lax
 
 import rtn_jax
 from benchmarks.setup import NETWORK_ONLY, STEPS, Request, Setup, setup_of
+from rtn_jax.allocator import keep_freed_memory
 from rtn_jax.config import Config
 from rtn_jax.params import Params
 from rtn_jax.training import hosts
@@ -48,6 +49,8 @@ def main(request: Request) -> Found:
     train = TrainConfig(**{"data": "none", "weights": "random", **flags})
     if train.saves_memory:
         save_memory()
+    else:
+        keep_freed_memory()
     hosts.join(train.coordinator, train.processes, train.process)
     return JOBS[request.job](setup_of(train, **changes), request)
 

@@ -34,6 +34,7 @@ from benchmarks.fresh import about, machine
 from benchmarks.jobs import JOBS, for_torch, our_forward, our_gradient, random_images
 from benchmarks.setup import random_weights
 from benchmarks.turns import Ceilings, Timed, ceilings, take_turns, turns_table, waited, write
+from rtn_jax.allocator import keep_freed_memory
 from rtn_jax.config import BackboneName, Config, default, paper, released
 
 Group = Literal["forward", "gradient", "step", "networks"]
@@ -227,4 +228,5 @@ def _show(title: str, rows: list[Timed], limits: Ceilings) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the command lines do, for both sides
     tyro.cli(main)

@@ -16,6 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from rtn_jax.allocator import keep_freed_memory
 from rtn_jax.extras import advice
 
 T = TypeVar("T")
@@ -50,6 +51,8 @@ def _run(prog: str, config: type[T], action: Callable[[T], object], args: Sequen
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("absl", "jax", "orbax", "asyncio"):  # whatever they fail at, they also raise
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    if not getattr(parsed, "saves_memory", False):
+        keep_freed_memory()
     _keep_compiled_programs()
     try:
         with missing_extras(prog):

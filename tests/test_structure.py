@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = sorted((ROOT / "rtn_jax").rglob("*.py"))
 
 LAYERS = (  # a module may import those of its own layer and of the layers above it
-    {"coordinates", "version", "locks", "atomic", "extras"},
+    {"coordinates", "version", "locks", "atomic", "extras", "allocator"},
     {"sampling", "metrics"},
     {"affine", "correlation", "convolution", "config", "consistency", "images"},
     {"flow_files"},
