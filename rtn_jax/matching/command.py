@@ -90,11 +90,13 @@ def _no_collection() -> Iterator[None]:
     """Python does not look for garbage: next to nothing of what is imported and traced is any, and looking takes up to
     a second of the eight until the first result.
     """
+    was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_on:
+            gc.enable()
 
 
 @_no_collection()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -161,6 +162,20 @@ def test_who_waits_for_long_is_told_why(home, monkeypatch, caplog):
         monkeypatch.setattr("rtn_jax.matching.command._SLOW", 0.0)
         run("rtn_jax match", MatchConfig, match, asked)
     assert caplog.text.count("still at work: the first start") == 1
+
+
+def test_garbage_is_looked_for_before_and_after_only(monkeypatch):
+    asked = []
+
+    def load(path):
+        asked.append(gc.isenabled())
+        raise ValueError
+
+    monkeypatch.setattr("rtn_jax.checkpoints.load", load)
+    with pytest.raises(ValueError):
+        match(MatchConfig(src=Path("a.png"), tgt=(Path("b.png"),)))
+    assert asked == [False]
+    assert gc.isenabled()
 
 
 def test_mistakes_are_one_line_and_nothing_is_written(unchecked, capsys, home, monkeypatch):
