@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
     A compiled program takes its temporary arrays from the C library and gives them back at its end. Left to itself,
     glibc returns large ones to the system, which clears page after page of those that are taken next: a tenth to a
     sixth of all time on the CPU (docs/performance.md). What is kept stays the process's until it ends, and cannot
-    always be joined to larger pieces again: training takes a third more memory.
+    always be joined to larger pieces again: training takes up to two fifths more memory.
 
     The user's own choice in `MALLOC_...` or `GLIBC_TUNABLES` stays. Other C libraries are left alone; another allocator
     that was loaded in place of glibc's does not notice.

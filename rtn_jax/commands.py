@@ -51,7 +51,7 @@ def _run(prog: str, config: type[T], action: Callable[[T], object], args: Sequen
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("absl", "jax", "orbax", "asyncio"):  # whatever they fail at, they also raise
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    if not getattr(parsed, "saves_memory", False):  # asked for in whichever way the command has
+    if not getattr(parsed, "saves_memory", False):  # which training can be asked to
         keep_freed_memory()
     _keep_compiled_programs()
     try:

@@ -27,11 +27,10 @@ for turn in range(15):
     time.sleep(0.02)  # it gives back a little later than it answers
 print(done, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="keeps memory with glibc only")
 
 
 def pages(how: str) -> int:
-    """How many pages five calls of a compiled program were handed out."""
+    """How many pages ten calls of a compiled program were handed out, after five that warm up."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     run = subprocess.run([sys.executable, "-c", COUNTED, how], env=plain, capture_output=True, text=True, check=True)
     done, count = run.stdout.split()
