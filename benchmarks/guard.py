@@ -50,7 +50,7 @@ from rtn_jax.config import Config, Level, Search
 from rtn_jax.convolution import convolve, warped_convolution
 from rtn_jax.correlation import window_correlation
 from rtn_jax.geometry import LAST_LAYER, GeometryNetwork
-from rtn_jax.params import Params, expected_shapes, geometry_network
+from rtn_jax.params import Params, geometry_network, init
 from rtn_jax.search import local_search
 from rtn_jax.training.recipes import RECIPES, StageName
 from rtn_jax.training.step import STOP, init_state, make_step, parallel
@@ -202,8 +202,8 @@ def _photos(*shape: int) -> ShapeDtypeStruct:
 
 def _abstract(config: Config) -> Params:
     """A network of which shapes are known, and no weights made."""
-    shapes = expected_shapes(config)
-    return Params(jax.tree.map(lambda shape: _floats(*shape), shapes, is_leaf=lambda x: isinstance(x, tuple)), config)
+    abstract: Params = jax.eval_shape(lambda: init(jax.random.key(0), config))
+    return abstract
 
 
 _CELLS = (1, 16, 16, 64)
@@ -245,7 +245,7 @@ def _last_layer(config: Config) -> GeometryNetwork:
 
 def _apply() -> Any:
     photo = _photos(1, *_TWO_LEVELS.image_shape, 3)
-    return model._apply.lower(_abstract(_TWO_LEVELS), photo, photo)
+    return jax.jit(model.apply).lower(_abstract(_TWO_LEVELS), photo, photo)
 
 
 def _step(stage: StageName) -> Any:

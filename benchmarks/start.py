@@ -27,6 +27,8 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 """Of a program that was compiled, and just as well of one that was read from the cache."""
 READ = "/jax/compilation_cache/cache_hits"
 """Comes first, of one that was read. There is an event of misses too, but only of those that are then kept."""
+READ_WHOLE = "/rtn_jax/programs/read"
+"""Of one that was neither traced nor lowered (`rtn_jax.programs.READ`); with its seconds, and no other event."""
 
 
 class Watch:
@@ -49,7 +51,9 @@ class Watch:
             self._thread.was_read = True
 
     def _duration(self, event: str, seconds: float, **about: Any) -> None:
-        if event == COMPILED:
+        if event == READ_WHOLE:
+            self.read.append((str(about.get("fun_name", "?")), seconds))
+        elif event == COMPILED:
             was_read, self._thread.was_read = getattr(self._thread, "was_read", False), False
             (self.read if was_read else self.compiled).append((str(about.get("fun_name", "?")), seconds))
 

@@ -37,8 +37,8 @@ def export(
     for NaN or values in 0..1, hence no floats. `out` is a dict with the fields of `Output`, `history` a list.
 
     The program is traced once, here, and then translated for every platform. Where the library picks a form by the
-    machine (the unrolled recurrence, see `Config.unroll`; small convolutions), all platforms get this machine's: the
-    results are right on the others, but may take longer than those of a file made there.
+    machine (of convolutions), all platforms get this machine's: the results are right on the others, but may take
+    longer than those of a file made there.
 
     Before anything is written, the file's content is loaded and compared with `apply` on two random pairs.
 
@@ -73,8 +73,9 @@ def _checked(params: Params, shape: Shape, platforms: Sequence[str]) -> bytearra
 
 
 def _serialized(params: Params, shape: Shape, platforms: Sequence[str]) -> bytearray:
-    # NumPy arrays, so that nothing of this machine's devices gets into the program.
-    frozen = Params(jax.tree.map(np.asarray, params.weights), params.config)
+    # NumPy arrays, so that nothing of this machine's devices gets into the program, which is not differentiated.
+    config = params.config if params.config.unroll is not None else params.config.replace(unroll=False)
+    frozen = Params(jax.tree.map(np.asarray, params.weights), config)
 
     def network(src: Image, tgt: Image) -> dict[str, Any]:
         return _as_dict(apply(frozen, src, tgt))

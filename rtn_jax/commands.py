@@ -136,8 +136,11 @@ def _keep_compiled_programs() -> None:
     """
     import jax
 
+    from rtn_jax import programs
     from rtn_jax.weights.fetch import cache_folder
 
+    if jax.config.jax_enable_compilation_cache:  # type: ignore[attr-defined]
+        programs.keep_in(cache_folder() / "programs")
     if not getattr(jax.config, "jax_compilation_cache_dir", None):
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -119,7 +119,8 @@ class Config:
     remat: bool = False
     """Recompute every iteration in the backward pass instead of storing it."""
     unroll: bool | None = None
-    """Unroll the recurrence when compiling; None: on the CPU only, where a rolled gradient is several times slower."""
+    """Unroll the recurrence when compiling. None: on the CPU, where a rolled gradient is several times slower, and only
+    in a larger program (of `jit` or `grad`, say); called by itself, `apply` is as fast rolled and compiles sooner."""
     resnet_stride: ResNetStride = 16
     """ResNets: image pixels per cell of conv4 (and conv5). 8 dilates it, with the same weights, for a finer grid."""
     pixel_mean: tuple[float, float, float] = CAFFE_MEAN

@@ -63,6 +63,19 @@ class GeometryNetwork(nn.Module):
         return conv(x) if last else nn.relu(conv(x))
 
 
+def weight_shapes(width: int, candidates: int) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shape of every weight, by layer and name: what `GeometryNetwork(width)` has for volumes of so many candidates."""
+    encoder = [multiple * width for multiple in _ENCODER]
+    shapes, channels = {}, candidates
+    skips = dict(enumerate(reversed(encoder[:-1]), len(encoder) + 1))
+    for stage, out in [*enumerate(encoder, 1), *skips.items()]:
+        size, into = 9 if stage == 1 else 3, channels + skips.get(stage, 0)
+        shapes[f"conv{stage}"] = {"kernel": (size, size, into, out), "bias": (out,)}
+        shapes[f"conv{stage}b"] = {"kernel": (3, 3, out, out), "bias": (out,)}
+        channels = out
+    return shapes | {LAST_LAYER: {"kernel": (9, 9, channels, 6), "bias": (6,)}}
+
+
 def _pool(x: Float[Array, "b h w c"]) -> Float[Array, "b (h+1)//2 (w+1)//2 c"]:
     """2x2 max pooling, an odd size padded at the bottom and right."""
     padding = ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0))

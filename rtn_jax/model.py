@@ -29,6 +29,7 @@ from rtn_jax.coordinates import (
 )
 from rtn_jax.correlation import l2_normalize, window_correlation
 from rtn_jax.params import Params, geometry_network
+from rtn_jax.programs import Kept
 from rtn_jax.sampling import average_pool, resample, resize_bilinear
 from rtn_jax.search import local_search
 
@@ -95,7 +96,7 @@ def apply(params: Params, src: Image, tgt: Image) -> Output:
     src, tgt = _check_image("src", src), _check_image("tgt", tgt)
     if src.shape[0] != tgt.shape[0]:
         raise ValueError(f"src, tgt: expected batches of one size, got {src.shape[0]} and {tgt.shape[0]}")
-    return _apply(params, src, tgt)
+    return match(params, *_encode_both(params, src, tgt))
 
 
 def encode(params: Params, image: Image) -> Features:
@@ -119,6 +120,8 @@ def match(params: Params, src: Features, tgt: Features) -> Output:
                 f"src, tgt: expected features of one shape, got {tap.output.shape} and {tgt.taps[layer].output.shape} "
                 f"at {layer}"
             )
+    if params.config.unroll is None and not _is_traced((params, src, tgt)):
+        params = Params(params.weights, params.config.replace(unroll=False))
     affine, history, volume = _refined(params, src.taps, tgt.taps)
     return _output(params.config, affine, history, volume, src.image_shape, tgt.image_shape)
 
@@ -187,23 +190,21 @@ def field_mapping(
     return resize_points(jnp.asarray(start, flow.dtype) + flow, config.image_shape, tgt_shape)
 
 
-@jax.jit
-def _apply(params: Params, src: Array, tgt: Array) -> Output:
-    # Both images go through the backbone as one batch.
-    both = jnp.concatenate([_to_model_size(params.config, image) for image in (src, tgt)])
-    taps = _taps(params, both)
-    n = src.shape[0]
-    src_features = Features(jax.tree.map(lambda x: x[:n], taps), src.shape[1:3])
-    tgt_features = Features(jax.tree.map(lambda x: x[n:], taps), tgt.shape[1:3])
-    return match(params, src_features, tgt_features)
+@Kept
+def _encode_both(params: Params, src: Array, tgt: Array) -> tuple[Features, Features]:
+    """Both images go through the backbone as one batch."""
+    n, images = src.shape[0], (src, tgt)
+    taps = _taps(params, jnp.concatenate([_to_model_size(params.config, image) for image in images]))
+    src_taps, tgt_taps = (jax.tree.map(lambda x, part=part: x[part], taps) for part in (slice(n), slice(n, None)))
+    return Features(src_taps, src.shape[1:3]), Features(tgt_taps, tgt.shape[1:3])
 
 
-@jax.jit
+@Kept
 def _encode(params: Params, image: Array) -> Features:
     return Features(_taps(params, _to_model_size(params.config, image)), image.shape[1:3])
 
 
-@partial(jax.jit, static_argnums=(0, 4, 5))
+@partial(Kept, static_argnums=(0, 4, 5))
 def _output(
     config: Config,
     affine: Float[Array, "b h w 2 3"],
@@ -220,7 +221,7 @@ def _output(
     return Output(mapping, flow, affine, history, volume, confidence)
 
 
-@jax.jit
+@Kept
 def _refined(
     params: Params, src: dict[str, Tap], tgt: dict[str, Tap]
 ) -> tuple[Float[Array, "b h w 2 3"], tuple[Float[Array, "_ b _ _ 2 3"], ...], Float[Array, "b h w m"]]:
@@ -371,6 +372,11 @@ def _padded_size(config: Config) -> Shape:
     stride = max(level_strides(config))
     height, width = (math.ceil(n / stride) * stride for n in config.image_shape)
     return height, width
+
+
+def _is_traced(tree: Any) -> bool:
+    """Whether a larger program is being made, which may be differentiated."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _wide(config: Config) -> Any:

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 
 from rtn_jax.backbones import Pretrained, backbone
 from rtn_jax.config import Config
-from rtn_jax.geometry import GeometryNetwork
+from rtn_jax.geometry import GeometryNetwork, weight_shapes
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["weights"], meta_fields=["config"])
@@ -85,9 +85,8 @@ def _random_weights(key: Array, config: Config, layers: tuple[str, ...]) -> dict
 
 
 def expected_shapes(config: Config) -> dict[str, Any]:
-    """Shape of every weight of a network with this config, computed without building it."""
-    drawn = jax.eval_shape(lambda: _random_weights(jax.random.key(0), config, ()))
-    geometry = jax.tree.map(lambda leaf: leaf.shape, drawn["geometry"])
+    """Shape of every weight of a network with this config."""
+    geometry = weight_shapes(config.geometry_width, (2 * config.radius + 1) ** 2)
     return {"geometry": geometry, "backbone": backbone(config).weight_shapes()}
 
 

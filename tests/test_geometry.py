@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from rtn_jax.geometry import GeometryNetwork
+from rtn_jax.geometry import GeometryNetwork, weight_shapes
 from tests import oracle
 
 WIDTH, WINDOW = 4, 9
@@ -68,6 +68,13 @@ def test_the_released_network_has_20030662_weights():
     params = jax.eval_shape(GeometryNetwork(width=64).init, jax.random.key(0), jnp.zeros((1, 16, 16, 81)))["params"]
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == 20_030_662
     assert {name: layer["kernel"].shape for name, layer in params.items()} == oracle.geometry_shapes()
+
+
+@pytest.mark.parametrize(("width", "radius"), [(64, 4), (5, 1)])
+def test_shapes_are_known_without_building_it(width, radius):
+    volume = jnp.zeros((1, 16, 16, (2 * radius + 1) ** 2))
+    built = jax.eval_shape(lambda: GeometryNetwork(width).init(jax.random.key(0), volume)["params"])
+    assert weight_shapes(width, volume.shape[-1]) == jax.tree.map(lambda leaf: leaf.shape, built)
 
 
 def test_half_precision_computes_in_half_precision(rng, weights):

@@ -20,7 +20,7 @@ LAYERS = (  # a module may import those of its own layer and of the layers above
     {"coordinates", "version", "locks", "atomic", "extras", "allocator"},
     {"sampling", "metrics"},
     {"affine", "correlation", "convolution", "config", "consistency", "images"},
-    {"flow_files"},
+    {"flow_files", "programs"},
     {"backbones", "consensus", "geometry", "losses", "search", "visualize", "data", "weights"},
     {"params"},
     {"model", "checkpoints", "trained"},

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from rtn_jax import programs
 from rtn_jax.config import Config
 from rtn_jax.coordinates import Shape, pixel_grid, resize_points, shrunk_shape
 from rtn_jax.demo.photos import Photo
@@ -28,7 +29,7 @@ FEATURE_BYTES = 2**28
 MATCH_BYTES = 2**27
 """Memory for matches; one at 256 x 256 takes 2 MB."""
 MAX_PROGRAMS = 8
-"""Compiled networks in memory; a further one takes the place of all, which come back from jax's cache on disk."""
+"""Compiled networks in memory; a further one takes the place of all, which come back from the disk."""
 WARP_LONGEST = 480
 """Pixels of the longer side of the warped source: carrying it over takes a third of a second."""
 
@@ -161,6 +162,7 @@ class Matcher:
     def _match(self, params: Params, src: Photo, tgt: Photo, choice: Choice) -> Match:
         if params.config not in self._programs and len(self._programs) >= MAX_PROGRAMS:
             jax.clear_caches()
+            programs.forget()
             self._programs.clear()
         self._programs.add(params.config)
         features = self._encoded(params, src, choice.network)

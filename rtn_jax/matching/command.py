@@ -113,6 +113,7 @@ def match(config: MatchConfig) -> None:
     from rtn_jax.matching.job import prepared
     from rtn_jax.matching.photo import read_photo
     from rtn_jax.matching.points import parse_points
+    from rtn_jax.programs import read_ahead
 
     folder = config.out if config.out.is_dir() or not config.out.suffix else None
     plan = files.planned(
@@ -126,13 +127,12 @@ def match(config: MatchConfig) -> None:
     inputs = [path for path in (config.src, *config.tgt, config.mask, config.edit) if path is not None]
     files.check(plan, config.json, inputs, folder)
 
-    # Everything is read before anything is written.
-    params = checkpoints.load(config.ckpt).configure_given(
-        image_size=config.image_size, iterations=config.iterations, starts=config.starts, search=config.search
-    )
-    src, *targets = (read_photo(path, params.config) for path in (config.src, *config.tgt))
+    changes = {name: getattr(config, name) for name in ("image_size", "iterations", "starts", "search")}
     found = []
-    with _told_if_slow() as waiting:
+    with read_ahead(f"match {config.ckpt} {changes}"), _told_if_slow() as waiting:
+        # Everything is read before anything is written.
+        params = checkpoints.load(config.ckpt).configure_given(**changes)
+        src, *targets = (read_photo(path, params.config) for path in (config.src, *config.tgt))
         job = prepared(
             params,
             src,
