@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
@@ -50,8 +50,14 @@ class Kept(Generic[P, R]):
 
     def __init__(self, function: Callable[P, R], *, static_argnums: tuple[int, ...] = ()) -> None:
         functools.update_wrapper(self, function)
-        self._jitted = jax.jit(function, static_argnums=static_argnums)
         self._static = static_argnums
+        self._jitted = jax.jit(function, static_argnums=static_argnums)
+
+        @functools.wraps(function)  # as another function: JAX would share what it has compiled, or read, with the first
+        def whole(*args: P.args, **kwargs: P.kwargs) -> R:
+            return function(*args, **kwargs)
+
+        self._whole = jax.jit(whole, static_argnums=static_argnums)
         self._name = f"{function.__module__}.{function.__qualname__}"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -62,7 +68,8 @@ class Kept(Generic[P, R]):
                 static = tuple(args[number] for number in self._static)
                 shapes = tuple((leaf.shape, leaf.dtype, leaf.weak_type) for leaf in leaves)
                 key = (static, tree, shapes, tuple(getattr(jax.config, name) for name in _SETTINGS))
-                result: R = _shelf.program(self._name, key, lambda: self._jitted.lower(*args))(*dynamic)
+                program = _shelf.program(self._name, key, lambda: self._whole.lower(*args), dynamic)
+                result: R = program(*dynamic)
                 return result
         return self._jitted(*args, **kwargs)
 
@@ -121,12 +128,16 @@ class _Shelf:
             and all(x.devices() == here for x in leaves)
         )
 
-    def program(self, function: str, key: Hashable, lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled:
-        """A function's program for a key: from memory, from the folder, or compiled and kept."""
+    def program(
+        self, function: str, key: Hashable, lower: Callable[[], jax.stages.Lowered], args: Sequence[Any]
+    ) -> jax.stages.Compiled:
+        """A function's program for a key: from memory, from the folder, or compiled and, if it stands the trial with
+        these arguments, kept.
+        """
         program = self._programs.get((function, key))
         if program is None:
             with self._one_at_a_time:
-                program = self._programs[function, key] = self._found(function, str(key), lower)
+                program = self._programs[function, key] = self._found(function, str(key), lower, args)
         return program
 
     def forget(self) -> None:
@@ -154,7 +165,9 @@ class _Shelf:
             self._ahead = {}
             reader.join()  # a thread that is still at it when Python ends would bring the process down
 
-    def _found(self, function: str, key: str, lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled:
+    def _found(
+        self, function: str, key: str, lower: Callable[[], jax.stages.Lowered], args: Sequence[Any]
+    ) -> jax.stages.Compiled:
         made_from = _digest(_code(), _machine(), function, key)
         content, lowered = self._content(made_from), None
         if content is None:
@@ -168,7 +181,13 @@ class _Shelf:
         program = self._read(name) if ahead is None else ahead.result()
         if program is None:
             program = _compiled(lowered or lower())
-            self._write(name, pickle.dumps((function, *serialize_executable.serialize(program))))
+            try:
+                content = pickle.dumps((function, *serialize_executable.serialize(program)))
+                jax.block_until_ready(self._loaded(content)[1](*args))  # what lacks its machine code fails only here
+            except RuntimeError as error:  # XLA cannot write every program; JAX's own cache does not have these either
+                log.debug("%s is not kept: %s", function, error)
+            else:
+                self._write(name, content)
         return program
 
     def _read(self, name: str) -> jax.stages.Compiled | None:
@@ -176,16 +195,20 @@ class _Shelf:
         if content is None:
             return None
         begun = time.monotonic()
-        function, serialized, in_tree, out_tree = pickle.loads(content)  # noqa: S301 (see `keep_in`)
         try:
-            program = serialize_executable.deserialize_and_load(
-                serialized, in_tree, out_tree, self._device.client, [self._device]
-            )
-        except (RuntimeError, ValueError) as error:  # XLA's; it is asked for nothing but what it wrote
+            function, program = self._loaded(content)
+        except RuntimeError as error:  # XLA's; it is asked for nothing but what it wrote
             log.warning("%s: %s; it is compiled again", self._folder / name, error)
             return None
         jax.monitoring.record_event_duration_secs(READ, time.monotonic() - begun, fun_name=function)
         return program
+
+    def _loaded(self, content: bytes) -> tuple[str, jax.stages.Compiled]:
+        """The name of a function, and its program."""
+        function, serialized, in_tree, out_tree = pickle.loads(content)  # noqa: S301 (see `keep_in`)
+        return function, serialize_executable.deserialize_and_load(
+            serialized, in_tree, out_tree, execution_devices=[self._device]
+        )
 
     def _content(self, name: str) -> bytes | None:
         """What was written under a name, if it is there and whole."""

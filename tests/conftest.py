@@ -6,6 +6,7 @@ import gc
 import importlib.metadata
 import os
 import signal
+import sys
 from pathlib import Path
 
 # Most of a test's time goes into compiling programs that run once: the same programs, less optimised. Set before jax.
@@ -51,6 +52,14 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(autouse=True)
+def own_programs():
+    """A command that is run inside the test's process has programs kept, which others are not to find."""
+    yield
+    if "rtn_jax.programs" in sys.modules:
+        sys.modules["rtn_jax.programs"].keep_in(None)
 
 
 @pytest.fixture

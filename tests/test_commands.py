@@ -195,6 +195,17 @@ def test_match_draws_one_picture_from_any_formats(home, trained):
     assert picture.std() > 20
 
 
+def test_a_second_start_of_match_compiles_nothing_and_traces_no_network(home, trained):
+    files = [str(home / name) for name in ("src.webp", "tgt.png")]
+    for turn in range(2):
+        report = home / f"start{turn}.json"
+        command(home, "benchmarks.start", str(report), "-m", "rtn_jax", "match", *files, "--ckpt=runs/vgg")
+    started = json.loads(report.read_text())
+    assert started["compiled"] == []
+    whole = {name.removeprefix("rtn_jax.model.") for name, _ in started["read"]}
+    assert {"_encode", "_refined", "_output"} <= whole, "neither traced nor lowered"
+
+
 def test_help_is_quick_and_complete(home):
     for name, flags in {
         "train.py": ["--backbone", "--stage", "--data", "--val", "--steps", "--batch-size", "--seed", "--weights"],
