@@ -37,7 +37,9 @@ def random_images(batch: int, shape: tuple[int, int], seed: int) -> np.ndarray:
 
 
 def our_forward(params: rtn_jax.Params, src: np.ndarray, tgt: np.ndarray) -> Ours:
-    """What runs rtn_jax to the fields after every iteration, and what it is given."""
+    """What runs rtn_jax to the fields after every iteration, and what it is given; rolled, as `apply` by itself is."""
+    if params.config.unroll is None:
+        params = rtn_jax.Params(params.weights, params.config.replace(unroll=False))
     run = jax.jit(
         lambda params, src, tgt: [field for level in rtn_jax.apply(params, src, tgt).history for field in level]
     )

@@ -187,7 +187,7 @@ def networks(
         config = config.replace(image_size=image_size, compute_dtype=dtype)
         params = rtn_jax.Params(random_weights(config, seed), config)
         run, used = our_forward(params, *images)
-        flops.append(plain_flops(run, used))
+        flops.append(counted_flops("forward", params, *images))
         ways[name] = waited(run, *used)
     rows = take_turns(ways, repeats)
     for row, count in zip(rows, flops, strict=True):
