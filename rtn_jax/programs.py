@@ -134,11 +134,12 @@ class _Shelf:
         """A function's program for a key: from memory, from the folder, or compiled and, if it stands the trial with
         these arguments, kept.
         """
-        program = self._programs.get((function, key))
-        if program is None:
+        found = self._programs.get((function, key))
+        if found is None:
             with self._one_at_a_time:
-                program = self._programs[function, key] = self._found(function, str(key), lower, args)
-        return program
+                found = self._programs.get((function, key)) or self._found(function, str(key), lower, args)
+                self._programs[function, key] = found
+        return found
 
     def forget(self) -> None:
         self._programs.clear()
@@ -152,7 +153,10 @@ class _Shelf:
 
         def read() -> None:
             for name, future in ahead:
-                future.set_result(None if over.is_set() else self._read(name))
+                try:
+                    future.set_result(None if over.is_set() else self._read(name))
+                except BaseException as error:  # of which whoever waits for it has to know
+                    future.set_exception(error)
 
         reader = threading.Thread(target=read, name="read ahead")
         reader.start()
@@ -197,7 +201,7 @@ class _Shelf:
         begun = time.monotonic()
         try:
             function, program = self._loaded(content)
-        except RuntimeError as error:  # XLA's; it is asked for nothing but what it wrote
+        except Exception as error:  # XLA's, or a class's that an earlier version of this package had
             log.warning("%s: %s; it is compiled again", self._folder / name, error)
             return None
         jax.monitoring.record_event_duration_secs(READ, time.monotonic() - begun, fun_name=function)

@@ -193,19 +193,18 @@ def test_a_damaged_file_is_compiled_again_and_replaced(folder, how, read):
     assert read == ["product"]
 
 
-def test_what_xla_refuses_is_compiled_again_and_said(folder, monkeypatch, caplog):
+@pytest.mark.parametrize("error", [RuntimeError("made for another machine"), AttributeError("no class Features")])
+def test_what_cannot_be_used_is_compiled_again_and_said(folder, monkeypatch, caplog, error):
     Counted().product(*a_and_b())
 
     def refuse(*args, **options):
-        raise RuntimeError("made for another machine")
+        raise error
 
     later = started_anew(folder)
     monkeypatch.setattr(programs.serialize_executable, "deserialize_and_load", refuse)
     assert later.product(*a_and_b())["product"].shape == (3, 2)
     assert later.traced == 1
-    assert re.fullmatch(
-        rf"{re.escape(str(folder))}/\w+: made for another machine; it is compiled again", caplog.messages[0]
-    )
+    assert re.fullmatch(rf"{re.escape(str(folder))}/\w+: {error}; it is compiled again", caplog.messages[0])
 
 
 def test_what_xla_cannot_write_is_not_kept(folder, monkeypatch):
@@ -353,6 +352,17 @@ class TestReadAhead:
             raise ValueError("a user's mistake")
         assert {path: path.read_bytes() for path in folder.iterdir()} == listed
         assert [thread for thread in threading.enumerate() if thread.name.startswith("read ahead")] == []
+
+    def test_an_error_of_the_thread_is_that_of_the_call(self, folder, monkeypatch):
+        def fail(shelf, name):
+            raise MemoryError
+
+        with programs.read_ahead("a purpose"):
+            self.used(Counted())
+        later = started_anew(folder)
+        monkeypatch.setattr(programs._Shelf, "_read", fail)
+        with pytest.raises(MemoryError), programs.read_ahead("a purpose"):
+            self.used(later)
 
     def test_it_is_nothing_where_nothing_is_kept(self, read):
         with programs.read_ahead("a purpose"):
