@@ -194,17 +194,22 @@ def test_a_damaged_file_is_compiled_again_and_replaced(folder, how, read):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("made for another machine"), AttributeError("no class Features")])
-def test_what_cannot_be_used_is_compiled_again_and_said(folder, monkeypatch, caplog, error):
+def test_what_cannot_be_used_is_compiled_again_and_said(folder, monkeypatch, caplog, read, error):
     Counted().product(*a_and_b())
+    whole, errors = programs.serialize_executable.deserialize_and_load, [error]
 
-    def refuse(*args, **options):
-        raise error
+    def refuse_once(*args, **options):
+        if errors:
+            raise errors.pop()
+        return whole(*args, **options)
 
     later = started_anew(folder)
-    monkeypatch.setattr(programs.serialize_executable, "deserialize_and_load", refuse)
+    monkeypatch.setattr(programs.serialize_executable, "deserialize_and_load", refuse_once)
     assert later.product(*a_and_b())["product"].shape == (3, 2)
-    assert later.traced == 1
+    assert (later.traced, read) == (1, [])
     assert re.fullmatch(rf"{re.escape(str(folder))}/\w+: {error}; it is compiled again", caplog.messages[0])
+    started_anew(folder).product(*a_and_b())
+    assert read == ["product"], "replaced"
 
 
 def test_what_xla_cannot_write_is_not_kept(folder, monkeypatch):
