@@ -18,7 +18,7 @@ import optax
 import rtn_jax
 from rtn_jax.config import Config
 from rtn_jax.losses import synthetic_loss
-from rtn_jax.model import grids
+from rtn_jax.model import grids, without_gradient
 from rtn_jax.training.optimizer import make_optimizer
 from rtn_jax.training.recipes import Recipe
 
@@ -38,12 +38,10 @@ def random_images(batch: int, shape: tuple[int, int], seed: int) -> np.ndarray:
 
 def our_forward(params: rtn_jax.Params, src: np.ndarray, tgt: np.ndarray) -> Ours:
     """What runs rtn_jax to the fields after every iteration, and what it is given; rolled, as `apply` by itself is."""
-    if params.config.unroll is None:
-        params = rtn_jax.Params(params.weights, params.config.replace(unroll=False))
     run = jax.jit(
         lambda params, src, tgt: [field for level in rtn_jax.apply(params, src, tgt).history for field in level]
     )
-    return run, (params, *jax.device_put((src, tgt)))
+    return run, (without_gradient(params), *jax.device_put((src, tgt)))
 
 
 def our_gradient(params: rtn_jax.Params, src: np.ndarray, tgt: np.ndarray) -> Ours:

@@ -13,7 +13,7 @@ from jax import export as jax_export
 from jaxtyping import PyTree, Shaped
 
 from rtn_jax.coordinates import Shape
-from rtn_jax.model import Image, Output, apply
+from rtn_jax.model import Image, Output, apply, without_gradient
 from rtn_jax.params import Params
 
 KNOWN_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -73,9 +73,8 @@ def _checked(params: Params, shape: Shape, platforms: Sequence[str]) -> bytearra
 
 
 def _serialized(params: Params, shape: Shape, platforms: Sequence[str]) -> bytearray:
-    # NumPy arrays, so that nothing of this machine's devices gets into the program, which is not differentiated.
-    config = params.config if params.config.unroll is not None else params.config.replace(unroll=False)
-    frozen = Params(jax.tree.map(np.asarray, params.weights), config)
+    # NumPy arrays, so that nothing of this machine's devices gets into the program.
+    frozen = jax.tree.map(np.asarray, without_gradient(params))
 
     def network(src: Image, tgt: Image) -> dict[str, Any]:
         return _as_dict(apply(frozen, src, tgt))

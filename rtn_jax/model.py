@@ -120,10 +120,16 @@ def match(params: Params, src: Features, tgt: Features) -> Output:
                 f"src, tgt: expected features of one shape, got {tap.output.shape} and {tgt.taps[layer].output.shape} "
                 f"at {layer}"
             )
-    if params.config.unroll is None and not _is_traced((params, src, tgt)):
-        params = Params(params.weights, params.config.replace(unroll=False))
+    if not _is_traced((params, src, tgt)):
+        params = without_gradient(params)
     affine, history, volume = _refined(params, src.taps, tgt.taps)
     return _output(params.config, affine, history, volume, src.image_shape, tgt.image_shape)
+
+
+def without_gradient(params: Params) -> Params:
+    """The network as it is best in a program that is not differentiated: rolled, unless its config says otherwise."""
+    config = params.config
+    return params if config.unroll is not None else Params(params.weights, config.replace(unroll=False))
 
 
 def pair_confidence(out: Output) -> Float[Array, " b"]:

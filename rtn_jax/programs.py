@@ -89,15 +89,13 @@ def forget() -> None:
         _shelf.forget()
 
 
-@contextlib.contextmanager
-def read_ahead(purpose: str) -> Iterator[None]:
+def read_ahead(purpose: str) -> contextlib.AbstractContextManager[None]:
     """Reads, beside what the block does, the programs that were used for the same purpose when it last ended well.
 
     Args:
         purpose: anything; if the programs are others by now, these were read for nothing.
     """
-    with contextlib.nullcontext() if _shelf is None else _shelf.read_ahead(purpose):
-        yield
+    return contextlib.nullcontext() if _shelf is None else _shelf.read_ahead(purpose)
 
 
 class _Shelf:

@@ -43,9 +43,8 @@ class Counted:
 
 @pytest.fixture
 def folder(tmp_path):
-    programs.keep_in(tmp_path / "programs")
-    yield tmp_path / "programs"
-    programs.keep_in(None)
+    programs.keep_in(tmp_path / "programs")  # until the test ends, see conftest.py
+    return tmp_path / "programs"
 
 
 @pytest.fixture
@@ -226,12 +225,9 @@ def test_what_xla_cannot_write_is_not_kept(folder, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_said_once(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     programs.keep_in(tmp_path / "file" / "programs")
-    try:
-        kept = Counted()
-        for rows in (2, 3):
-            assert kept.product(*a_and_b(rows))["left"].shape == (rows, 4)
-    finally:
-        programs.keep_in(None)
+    kept = Counted()
+    for rows in (2, 3):
+        assert kept.product(*a_and_b(rows))["left"].shape == (rows, 4)
     (message,) = caplog.messages
     assert message.startswith("compiled programs are not kept: ")
     assert str(tmp_path / "file") in message
