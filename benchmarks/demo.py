@@ -141,7 +141,7 @@ def at_once(url: str, process: int, clients: int, seconds: float) -> Visits:
     def visit(number: int) -> None:
         rng, session = np.random.default_rng(number), f"visitor{number}"
         with httpx.Client(base_url=url, timeout=120) as client:
-            error = _ask(client, session, opening["id"], [None, 1])
+            error = _ask(client, session, opening["id"], [None, 1, 0])
             ready.wait()
             end = time.monotonic() + seconds
             while error is None and time.monotonic() < end:

@@ -29,25 +29,27 @@ class Handlers:
     def __init__(self, matcher: Matcher, examples: Mapping[str, tuple[Photo, Photo]], uploads: Path) -> None:
         self._matcher, self._examples, self._uploads = matcher, examples, uploads
 
-    def example(self, title: str, session: Session, share: float) -> tuple[Any, ...]:
+    def example(self, title: str, session: Session, share: float, since: float) -> tuple[Any, ...]:
         """A built-in pair with points chosen automatically."""
         started = time.perf_counter()
-        src, tgt = self._examples[title]
-        session = replace(session, src=src, tgt=tgt, points=())
+        session = session.with_photos(*self._examples[title], since)
         match = session.match(self._matcher)
         return self._all(session if match is None else session.marked(match), share, started=started)
 
-    def load(self, side: Side, session: Session, share: float, file: Any) -> tuple[Any, ...]:
-        """An uploaded photo; one that cannot be used changes nothing but what is said (gradio has emptied its side)."""
+    def load(self, side: Side, session: Session, share: float, since: float, file: Any) -> tuple[Any, ...]:
+        """An uploaded photo; one that cannot be used leaves its side empty, as gradio has emptied it."""
         try:
-            return self._all(session.with_photo(side, self._photo(file)), share)
+            return self._all(session.with_photo(side, self._photo(file), since), share)
         except ValueError as error:
             gr.Warning(str(error), duration=10)
-            return self._all(session, share, problem=str(error))
+            return self._all(session.with_photo(side, None, since), share, problem=str(error))
 
-    def remove(self, side: Side, session: Session, share: float) -> tuple[Any, ...]:
+    def remove(self, side: Side, session: Session, share: float, since: float) -> Any:
         """A side without a photo. Nothing is said of that side: by now the next photo may be on its way there."""
-        kept, src, tgt, *others = self._all(session.with_photo(side, None), share)
+        changed = session.with_photo(side, None, since)
+        if changed is session:  # the next photo has arrived already
+            return gr.skip()
+        kept, src, tgt, *others = self._all(changed, share)
         return kept, tgt if side == "source" else src, *others
 
     def click(self, session: Session, event: gr.SelectData) -> tuple[Any, ...]:

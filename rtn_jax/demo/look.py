@@ -1,4 +1,4 @@
-"""How the page looks, and the one line of script that it has of its own."""
+"""How the page looks, and the few lines of script that it has of its own."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ SAVE = """(address) => {
   return '';
 }"""
 """Saves the picture under a name, and forgets it."""
+
+NOW = "(session, share, now, ...others) => [session, share, performance.now(), ...others]"
+"""When a photo is asked for: requests may overtake each other on their way to the server."""
 
 DROP = """() => document.addEventListener('drop', event => {
   const box = event.target.closest && event.target.closest('#source, #target'), files = event.dataTransfer.files;

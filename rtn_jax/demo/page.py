@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from rtn_jax.demo.handlers import AS_SAVED, Handlers, missing, note
-from rtn_jax.demo.look import CSS, DARK_AND_LIGHT, DROP, SAVE, example_css
+from rtn_jax.demo.look import CSS, DARK_AND_LIGHT, DROP, NOW, SAVE, example_css
 from rtn_jax.demo.matcher import Choice, Matcher
 from rtn_jax.demo.photos import MAX_BYTES, Photo
 from rtn_jax.demo.session import Session, Side
@@ -84,6 +84,7 @@ def build(matcher: Matcher, examples: Mapping[str, tuple[Photo, Photo]], uploads
                     label="It may face the other way (asks about the target's mirror image, too)", elem_id="mirrors"
                 )
         address = gr.Textbox(visible="hidden", elem_id="address")
+        now = gr.Number(0, visible="hidden")
 
         marks = [session, source, target, points, line]
         everything = [*marks, warp]
@@ -92,20 +93,17 @@ def build(matcher: Matcher, examples: Mapping[str, tuple[Photo, Photo]], uploads
         quick: dict[str, Any] = raw | {"show_progress": "hidden"}
         slow: dict[str, Any] = raw | {"show_progress": "minimal", "show_progress_on": [warp]}
         first = next(iter(examples))
-        page.load(lambda s, a: do.example(first, s, a), [session, share], everything, **slow)
+        asked: list[Any] = [session, share, now]
+        page.load(lambda *a: do.example(first, *a), asked, everything, js=NOW, **slow)
         for title, button in buttons.items():
-            button.click(lambda s, a, t=title: do.example(t, s, a), [session, share], everything, **slow)
+            button.click(lambda *a, t=title: do.example(t, *a), asked, everything, js=NOW, **slow)
         sides: tuple[tuple[Side, gr.Image], ...] = (("source", source), ("target", target))
         for side, box in sides:
-            box.upload(
-                lambda s, a, file, side=side: do.load(side, s, a, file),
-                [session, share, box],
-                everything,
-                preprocess=False,
-                **slow,
-            )
             others = [component for component in everything if component is not box]
-            box.clear(lambda s, a, side=side: do.remove(side, s, a), [session, share], others, **quick)
+            often: dict[str, Any] = {"trigger_mode": "multiple", "js": NOW}
+            loaded = [*asked, box]
+            box.upload(lambda *a, s=side: do.load(s, *a), loaded, everything, preprocess=False, **often, **slow)
+            box.clear(lambda *a, s=side: do.remove(s, *a), asked, others, **often, **quick)
         source.select(do.click, [session], marks, trigger_mode="multiple", **quick)
         for button, action in ((choose, do.choose), (undo, do.undo), (clear, do.clear)):
             button.click(action, [session], marks, **quick)

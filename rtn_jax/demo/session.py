@@ -28,10 +28,24 @@ class Session:
     tgt: Photo | None = None
     points: tuple[tuple[float, float], ...] = ()
     """(x, y) in pixels of the source as shown, oldest first."""
+    src_since: float = 0.0
+    """When the browser asked for this source, or for none, by its own clock."""
+    tgt_since: float = 0.0
 
-    def with_photo(self, side: Side, photo: Photo | None) -> Session:
-        """With another photo on one side, or none; points of a source go with it."""
-        return replace(self, src=photo, points=()) if side == "source" else replace(self, tgt=photo)
+    def with_photo(self, side: Side, photo: Photo | None, since: float = 0.0) -> Session:
+        """With another photo on one side, or none; points of a source go with it.
+
+        Requests may overtake each other: one that was sent before what is there changes nothing, and gives `self`.
+        """
+        if since < (self.src_since if side == "source" else self.tgt_since):
+            return self
+        if side == "source":
+            return replace(self, src=photo, points=(), src_since=since)
+        return replace(self, tgt=photo, tgt_since=since)
+
+    def with_photos(self, src: Photo, tgt: Photo, since: float) -> Session:
+        """With other photos on both sides, and without points."""
+        return replace(self, src=src, tgt=tgt, points=(), src_since=since, tgt_since=since)
 
     def clicked(self, x: float, y: float) -> Session:
         """With one more point of the source, moved into it if need be."""

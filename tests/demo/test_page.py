@@ -222,6 +222,39 @@ def _photo_file(folder: Path) -> Path:
     return folder / "good.png"
 
 
+def test_a_removal_that_arrives_late_takes_nothing_newer_away(page, tmp_path, rng):
+    """A dropped photo is two requests, the old one's removal and the new one: a busy machine turned them round."""
+
+    def after(method, count):
+        return page.browser.wait(lambda: page.events(method)[count:], method)
+
+    Image.fromarray(photos(rng, 1, 400, 300)[0]).save(tmp_path / "good.png")
+    take_example(page)
+    page.call("Fetch.enable", patterns=[{"urlPattern": "*/queue/join*"}])
+    try:
+        paused = len(page.events("Fetch.requestPaused"))
+        page.drop_file("#target img", tmp_path / "good.png")
+        removal, load = (after("Fetch.requestPaused", paused + i)[0] for i in range(2))
+        page.call("Fetch.continueRequest", requestId=load["requestId"])
+        page.until("document.querySelector('#target img')?.naturalWidth === 480")
+        answered = len(page.events("Network.responseReceived"))
+        page.call("Fetch.continueRequest", requestId=removal["requestId"])
+        after("Network.responseReceived", answered)
+    finally:
+        page.call("Fetch.disable")
+    assert len(click_and_wait(page, 0.4, 0.4)) == 6, "there is a target to match with"
+
+
+def test_of_two_photos_dropped_at_once_the_second_stays(page, tmp_path, rng):
+    take_example(page)
+    for name, width in (("first.png", 300), ("second.png", 200)):
+        Image.fromarray(photos(rng, 1, 400, width)[0]).save(tmp_path / name)
+        page.drop_file("#target img", tmp_path / name)
+    page.until("document.querySelector('#target img')?.naturalWidth === 320")
+    click_and_wait(page, 0.4, 0.4)  # answered after all that was asked before
+    assert picture(page, "target").shape == (640, 320, 3)
+
+
 def test_the_picture_can_be_taken_away(page):
     folder = page.browser.folder
     page.click("#download")
@@ -346,7 +379,7 @@ def test_no_file_of_the_server_can_be_had(page, served, tmp_path):
 
     def loaded(path, **fields):
         about = {"path": str(path), "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}} | fields
-        return join(served, [None, 1, about], upload["id"], session=f"visitor with {path} {fields}")
+        return join(served, [None, 1, 0, about], upload["id"], session=f"visitor with {path} {fields}")
 
     assert "data:image/jpeg" in loaded(uploaded), "an upload is shown"
     for path in (secret, f"{uploaded}/../../../../secret.png", "http://127.0.0.1:1/a.png", ""):

@@ -66,6 +66,18 @@ def test_another_source_takes_the_points_with_it(session, pair):
     assert one.with_photo("source", None).clicked(3, 4).points == ()
 
 
+def test_what_was_asked_for_earlier_and_comes_later_changes_nothing(session, pair):
+    one, other = pair
+    newer = session.with_photo("source", other, since=5.0).clicked(3, 4)
+    assert newer.with_photo("source", None, since=4.0) is newer
+    assert newer.with_photo("source", one, since=4.0) is newer
+    assert newer.with_photo("target", None, since=4.0).tgt is None, "each side has a time of its own"
+    assert newer.with_photo("source", None, since=6.0).src is None
+    both = newer.with_photos(one, other, since=7.0)
+    assert (both.src, both.tgt, both.points) == (one, other, ())
+    assert all(both.with_photo(side, None, since=6.0) is both for side in ("source", "target"))
+
+
 def test_there_is_a_match_where_there_are_two_photos(session, matcher):
     assert session.match(matcher).src == session.src.shape
     assert session.with_photo("source", None).match(matcher) is None
