@@ -171,7 +171,7 @@ def _window(src: Any, tgt: Any) -> Any:
 
 def _warped(x: Any, kernel: Any, *positions: Any) -> Any:
     convolution = warped_convolution(x, kernel)
-    return [convolution(of_one) for of_one in positions]
+    return [nn.relu(convolution(of_one)) for of_one in positions]
 
 
 def _search(src: Any, tgt: Any, positions: Any) -> Any:
