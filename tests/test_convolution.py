@@ -158,7 +158,7 @@ def test_warped_convolution_has_gradients(under_a_field, by):
     def of(*some):
         return convolve_under(*(some[by.index(i)] if i in by else array for i, array in enumerate(under_a_field)))
 
-    check_grads(of, [under_a_field[i] for i in by], order=2 if by == (0, 1, 2) else 1, modes=("fwd", "rev"))
+    check_grads(of, [under_a_field[i] for i in by], order=1, modes=("fwd", "rev"))
 
 
 def test_gradients_are_the_same_compiled_and_mapped(under_a_field):
