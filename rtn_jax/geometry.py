@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from rtn_jax.convolution import convolve
-from rtn_jax.sampling import Border, resize_bilinear
+from rtn_jax.sampling import Border, max_pool, resize_bilinear
 
 LAST_LAYER = "conv10"
 """Zero at the start; the release trains it more slowly."""
@@ -39,7 +37,8 @@ class GeometryNetwork(nn.Module):
         x = volume.astype(self.dtype)
         skips = []
         for stage, multiple in enumerate(_ENCODER, 1):
-            x = x if stage == 1 else _pool(x)
+            if stage > 1:  # an odd size is padded at the bottom and right
+                x = max_pool(x, 2, ((0, x.shape[1] % 2), (0, x.shape[2] % 2)))
             x = self._conv(x, multiple * self.width, f"conv{stage}", size=9 if stage == 1 else 3)
             x = self._conv(x, multiple * self.width, f"conv{stage}b")
             skips.append(x)
@@ -74,9 +73,3 @@ def weight_shapes(width: int, candidates: int) -> dict[str, dict[str, tuple[int,
         shapes[f"conv{stage}b"] = {"kernel": (3, 3, out, out), "bias": (out,)}
         channels = out
     return shapes | {LAST_LAYER: {"kernel": (9, 9, channels, 6), "bias": (6,)}}
-
-
-def _pool(x: Float[Array, "b h w c"]) -> Float[Array, "b (h+1)//2 (w+1)//2 c"]:
-    """2x2 max pooling, an odd size padded at the bottom and right."""
-    padding = ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0))
-    return jax.lax.reduce_window(x, np.array(-np.inf, x.dtype), jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), padding)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from rtn_jax.coordinates import Shape, contract, resize_positions
@@ -92,6 +95,27 @@ def average_pool(image: Float[Array, "b h w c"], factor: int) -> Float[Array, "b
     if h % factor or w % factor:
         raise ValueError(f"image: expected sides that are multiples of {factor}, got {h} x {w}")
     return image.reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4))
+
+
+def max_pool(
+    x: Float[Array, "b h w c"], size: int, padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+) -> Float[Array, "b _ _ c"]:
+    """Maxima over windows of `size` x `size` cells, two cells apart; rows and columns that fill no window are dropped.
+
+    Args:
+        x: `[b, h, w, c]`.
+        size: of the windows, in cells.
+        padding: cells above and below, and left and right, that are never the largest.
+    """
+    if jax.default_backend() != "cpu" or jnp.finfo(x.dtype).bits >= 32:
+        around = ((0, 0), *padding, (0, 0))
+        return lax.reduce_window(x, np.array(-np.inf, x.dtype), lax.max, (1, size, size, 1), (1, 2, 2, 1), around)
+    # XLA of jax 0.11 and 0.12 fuses a reduction with what comes before it, and reads memory that nothing has written
+    # where that are several convolutions in half precision.
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-np.inf)
+    down, right = ((cells - size) // 2 * 2 + 1 for cells in padded.shape[1:3])
+    shifts = [padded[:, i : i + down : 2, j : j + right : 2] for i in range(size) for j in range(size)]
+    return reduce(jnp.maximum, shifts)
 
 
 def resample(

@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 from rtn_jax.coordinates import pixel_grid
-from rtn_jax.sampling import average_pool, bilinear_sample, resample, resize_bilinear
+from rtn_jax.sampling import average_pool, bilinear_sample, max_pool, resample, resize_bilinear
 from tests import oracle
 
 
@@ -117,7 +117,7 @@ def test_sample_refuses(unchecked, image_shape, points_shape, match):
         bilinear_sample(jnp.zeros(image_shape), jnp.zeros(points_shape))
 
 
-# --- average_pool, resize_bilinear, resample
+# --- average_pool, max_pool, resize_bilinear, resample
 
 
 def test_average_pool_by_hand(image, unchecked):
@@ -127,6 +127,23 @@ def test_average_pool_by_hand(image, unchecked):
     np.testing.assert_array_equal(average_pool(jnp.asarray(image), 1), image)
     with pytest.raises(ValueError, match="multiples of 2, got 5 x 7"):
         average_pool(jnp.asarray(image), 2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("size", "padding"), [(2, ((0, 0), (0, 0))), (2, ((0, 1), (0, 1))), (3, ((1, 1), (1, 1)))])
+def test_max_pool_equals_the_slow_loop(image, dtype, size, padding):
+    """An odd size with and without padding; what lies outside is never the largest, negative as everything is."""
+    x = np.asarray(jnp.asarray(image, dtype) - 10, np.float32)
+    (above, below), (left, right) = padding
+    padded = np.full((2, 5 + above + below, 7 + left + right, 3), -np.inf, np.float32)
+    padded[:, above : above + 5, left : left + 7] = x
+    rows, columns = ((n - size) // 2 + 1 for n in padded.shape[1:3])
+    expected = np.zeros((2, rows, columns, 3), np.float32)
+    for i, j in np.ndindex(rows, columns):
+        expected[:, i, j] = padded[:, 2 * i : 2 * i + size, 2 * j : 2 * j + size].max((1, 2))
+    pooled = max_pool(jnp.asarray(x, dtype), size, padding)
+    assert pooled.dtype == dtype
+    np.testing.assert_array_equal(pooled.astype(jnp.float32), expected)
 
 
 @pytest.mark.parametrize(("border", "slow"), [("zero", oracle.upsample_released), ("edge", oracle.upsample_edge)])

@@ -22,7 +22,7 @@ from rtn_jax.backbones.base import Redone, Shapes
 from rtn_jax.config import CAFFE_MEAN, ResNetStride, StrideIn
 from rtn_jax.convolution import convolve, warped_convolution
 from rtn_jax.coordinates import Normalization
-from rtn_jax.sampling import bilinear_sample
+from rtn_jax.sampling import bilinear_sample, max_pool
 
 _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # by depth, in the stages conv2 to conv5
 _DILATED = 4
@@ -176,7 +176,7 @@ class ResNetBackbone:
         x = (images - jnp.asarray(self.mean, images.dtype)).astype(dtype)
         first = _cast(weights["conv1"], dtype)
         x = jax.nn.relu(_normed(_convolve(x, first["kernel"], stride=2, padding=3), first))
-        x = _pool(x)
+        x = max_pool(x, 3, ((1, 1), (1, 1)))
         taps = {}
         for block in self._used():
             reduced, shortcut = self._entered(weights, block, x)
@@ -255,9 +255,3 @@ def _convolve(x: Array, kernel: Array, *, stride: int, padding: int, dilation: i
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-
-
-def _pool(x: Float[Array, "b h w c"]) -> Float[Array, "b (h-1)//2+1 (w-1)//2+1 c"]:
-    """3x3 max pooling with stride 2, one cell of padding, after a ReLU."""
-    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
-    return lax.reduce_window(x, np.array(-np.inf, x.dtype), lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from rtn_jax.affine import sampling_positions
@@ -16,6 +14,7 @@ from rtn_jax.backbones.base import Redone, Shapes
 from rtn_jax.config import CAFFE_MEAN
 from rtn_jax.convolution import convolve, warped_convolution
 from rtn_jax.coordinates import Normalization
+from rtn_jax.sampling import max_pool
 
 _CHANNELS = (64, 128, 256, 512, 512)  # of the blocks between two poolings
 _CONVOLUTIONS = {19: (2, 2, 4, 4, 4), 16: (2, 2, 3, 3, 3)}  # by depth, in each of the blocks
@@ -59,7 +58,7 @@ class VGG(nn.Module):
         taps = {}
         for name, shapes in weight_shapes(deepest(self.layers, self.depth), depth=self.depth).items():
             if name.endswith("_1") and name != "conv1_1":
-                x = _pool(x)
+                x = max_pool(x, 2)  # an odd last row or column is dropped, as in the original
             convolution = nn.Conv(
                 shapes["bias"][0],
                 (3, 3),
@@ -142,8 +141,3 @@ class VGGBackbone:
 def deepest(layers: tuple[str, ...], depth: int) -> str:
     """The last of some layers on the way through the network."""
     return max(layers, key=list(layers_of(depth)).index)
-
-
-def _pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
-    """2x2 max pooling; an odd last row or column is dropped, as the original does."""
-    return jax.lax.reduce_window(x, np.array(-np.inf, x.dtype), jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
