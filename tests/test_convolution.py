@@ -106,11 +106,21 @@ def test_whichever_form_is_chosen_is_computed(rng, channels):
         np.testing.assert_allclose(convolve(jnp.asarray(x), jnp.asarray(kernel))[0], expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
-def test_warped_convolution_equals_the_slow_loop(x64, rng, monkeypatch, platform):
-    """In both of its forms, at any positions, outside of the image too, and again at others."""
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+@pytest.fixture
+def always_worthwhile(monkeypatch):
+    """No form is passed over because there is little to compute."""
     monkeypatch.setattr(convolution_module, "_WORTHWHILE", dict.fromkeys(convolution_module._WORTHWHILE, 0))
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def either_form(request, monkeypatch, always_worthwhile):
+    """The warped convolution in the form of one platform, and of the other."""
+    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
+
+
+@pytest.mark.usefixtures("either_form")
+def test_warped_convolution_equals_the_slow_loop(x64, rng):
+    """In both of its forms, at any positions, outside of the image too, and again at others."""
     x, kernel = rng.standard_normal((2, 4, 5, 3)), rng.standard_normal((3, 3, 3, 2))
     warped = warped_convolution(jnp.asarray(x), jnp.asarray(kernel))
     for _ in range(2):
@@ -137,11 +147,9 @@ def convolve_under(x, kernel, positions):
     return warped_convolution(jnp.asarray(x), jnp.asarray(kernel))(jnp.asarray(positions))
 
 
-@pytest.fixture(params=["cpu", "gpu"])
-def under_a_field(request, x64, rng, monkeypatch):
-    """Features, a kernel and positions between cells, where sampling is smooth, for the form of either platform."""
-    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
-    monkeypatch.setattr(convolution_module, "_WORTHWHILE", dict.fromkeys(convolution_module._WORTHWHILE, 0))
+@pytest.fixture
+def under_a_field(either_form, x64, rng):
+    """Features, a kernel and positions between cells, where sampling is smooth."""
     whole = np.floor(rng.uniform(-1, 4, (2, 2, 2, 9, 2)))
     arrays = (
         rng.standard_normal((2, 3, 4, 2)),
@@ -181,9 +189,9 @@ def test_the_sum_of_samples_may_change_with_some_of_its_images_only(x64, rng):
     np.testing.assert_allclose(change, sample([first, jnp.zeros_like(first)], positions), atol=1e-12)
 
 
-def test_a_gradient_by_the_features_computes_the_forward_pass_once(monkeypatch):
+@pytest.mark.usefixtures("always_worthwhile")
+def test_a_gradient_by_the_features_computes_the_forward_pass_once():
     """Of what follows the convolution, its gradient needs the result: XLA would compute it anew for every addition."""
-    monkeypatch.setattr(convolution_module, "_WORTHWHILE", dict.fromkeys(convolution_module._WORTHWHILE, 0))
     shapes = (1, 16, 16, 64), (3, 3, 64, 64), (1, 16, 16, 9, 2), (1, 16, 16, 64)
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
 
